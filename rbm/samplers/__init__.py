@@ -1,0 +1,7 @@
+"""Markov chains as ``init``/``step`` pairs that see a model only through its conditionals."""
+
+from rbm.samplers import clamped, gibbs
+from rbm.samplers.clamped import ClampedState
+from rbm.samplers.gibbs import GibbsInfo, GibbsState, TwoLayerModel
+
+__all__ = ["ClampedState", "GibbsInfo", "GibbsState", "TwoLayerModel", "clamped", "gibbs"]

@@ -1,0 +1,169 @@
+"""The Ray cluster of a run: always an explicit address, checked before anything is started."""
+
+import os
+import secrets
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import ClassVar
+from urllib.parse import urlsplit
+
+_ROOMS = ("kernels", "bnn", "rbm", "workers")
+_CONNECT_SECONDS = 5.0
+_PROBE_SECONDS = 20.0  # with the connection test under the 30 s after which a user gives up
+_OBJECT_STORE_BYTES = 512 * 2**20
+
+_RAY_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "DO_NOT_TRACK": "1",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_DEDUP_LOGS": "0",
+    # A worker without a GPU request must not see CUDA_VISIBLE_DEVICES blanked behind our back.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+class ClusterError(RuntimeError):
+    """The cluster cannot be reached, or cannot run what was asked for."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClusterConfig:
+    """Where the work runs. Nothing here changes a result, and nothing here is in the run key."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {
+        "extra": "forbid",
+        "use_attribute_docstrings": True,
+    }
+
+    address: str = "local"
+    """"local" starts a cluster of this machine's cores; else "host:port" or "ray://host:port"."""
+    n_workers: int = 1
+    """Workers that share the binary network's logical shards."""
+    n_cpus: int | None = None
+    """Cores of a local cluster; all that this process may use if not given."""
+
+    def __post_init__(self) -> None:
+        if self.n_workers < 1:
+            raise ValueError(f"n_workers: expected at least 1, got {self.n_workers}")
+        if self.n_cpus is not None and self.n_cpus < 1:
+            raise ValueError(f"n_cpus: expected at least 1, got {self.n_cpus}")
+        if self.address != "local":
+            split_address(self.address)
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of ``host:port`` or ``ray://host:port``.
+
+    Raises
+    ------
+    ValueError
+        If the address has another form, "auto" included: it may join somebody else's cluster.
+    """
+    parts = urlsplit(address if "://" in address else f"gcs://{address}")
+    try:
+        port = parts.port
+    except ValueError:
+        port = None
+    if parts.scheme not in ("gcs", "ray") or not parts.hostname or port is None:
+        raise ValueError(f"address: expected local, host:port or ray://host:port, got {address!r}")
+    return parts.hostname, port
+
+
+def available_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def cluster(config: ClusterConfig) -> Iterator[None]:
+    """Connect to Ray for the length of the block, and leave nothing running behind.
+
+    Raises
+    ------
+    ClusterError
+        If the address does not answer within 30 s or holds fewer cores than ``n_workers``.
+    """
+    os.environ.update({k: v for k, v in _RAY_ENVIRONMENT.items() if k not in os.environ})
+    if config.address == "local":
+        # A secret of this run alone, instead of a token file in the user's home.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        if os.environ["RAY_AUTH_MODE"] == "token" and "RAY_AUTH_TOKEN_PATH" not in os.environ:
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    else:
+        _probe(config.address)
+    _connect(config)
+    import ray
+
+    try:
+        _check_cores(config)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _connect(config: ClusterConfig) -> None:
+    import ray
+
+    if config.address != "local":
+        rooms = [str(Path(str(import_module(room).__file__)).parent) for room in _ROOMS]
+        ray.init(
+            address=config.address,
+            runtime_env={"py_modules": rooms},
+            log_to_driver=False,
+            logging_level="error",
+        )
+        return
+    ray.init(
+        address="local",
+        num_cpus=config.n_cpus or max(available_cores(), config.n_workers),
+        include_dashboard=False,
+        _node_ip_address="127.0.0.1",
+        object_store_memory=_OBJECT_STORE_BYTES,
+        log_to_driver=False,
+        logging_level="error",
+    )
+
+
+def _check_cores(config: ClusterConfig) -> None:
+    import ray
+
+    cores = int(ray.cluster_resources().get("CPU", 0))
+    if cores < config.n_workers:
+        raise ClusterError(
+            f"cluster: expected {config.n_workers} cores for n_workers, got {cores} at "
+            f"{config.address}; lower --set cluster.n_workers or add nodes"
+        )
+
+
+def _probe(address: str) -> None:
+    """Fail in time where ``ray.init`` would wait: a TCP connection, then a join in a child."""
+    host, port = split_address(address)
+    try:
+        socket.create_connection((host, port), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ClusterError(
+            f"ray address: expected a cluster at {address}, got {error.strerror or error}; "
+            "start one there (ray start --head) or leave --ray-address out for a local one"
+        ) from error
+    script = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False)"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", script, address],
+            capture_output=True,
+            timeout=_PROBE_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ClusterError(
+            f"ray address: expected a Ray cluster at {address}, got no answer to a join in "
+            f"{_PROBE_SECONDS:.0f} s; check that the port is Ray's"
+        ) from error
+    if done.returncode != 0:
+        last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
+        raise ClusterError(f"ray address: expected to join {address}, got: {last[0]}")
