@@ -10,13 +10,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
+
+    from workers.context import RunContext
 
 _ROOMS = ("kernels", "bnn", "rbm", "workers")
 _CONNECT_SECONDS = 5.0
 _PROBE_SECONDS = 20.0  # with the connection test under the 30 s after which a user gives up
 _OBJECT_STORE_BYTES = 512 * 2**20
+_MAX_RETRIES = 3
 
 _RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -80,6 +86,18 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def check_reachable(config: ClusterConfig) -> None:
+    """Make sure that the cluster answers; a local one is started later and always does.
+
+    Raises
+    ------
+    ClusterError
+        If the address does not answer within 30 s.
+    """
+    if config.address != "local":
+        _probe(config.address)
+
+
 @contextmanager
 def cluster(config: ClusterConfig) -> Iterator[None]:
     """Connect to Ray for the length of the block, and leave nothing running behind.
@@ -87,16 +105,15 @@ def cluster(config: ClusterConfig) -> Iterator[None]:
     Raises
     ------
     ClusterError
-        If the address does not answer within 30 s or holds fewer cores than ``n_workers``.
+        If the cluster holds fewer cores than ``n_workers``; see also :func:`check_reachable`.
     """
-    os.environ.update({k: v for k, v in _RAY_ENVIRONMENT.items() if k not in os.environ})
+    for name, value in _RAY_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     if config.address == "local":
         # A secret of this run alone, instead of a token file in the user's home.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         if os.environ["RAY_AUTH_MODE"] == "token" and "RAY_AUTH_TOKEN_PATH" not in os.environ:
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    else:
-        _probe(config.address)
     _connect(config)
     import ray
 
@@ -167,3 +184,19 @@ def _probe(address: str) -> None:
     if done.returncode != 0:
         last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
         raise ClusterError(f"ray address: expected to join {address}, got: {last[0]}")
+
+
+def start_step(name: str, context_ref: "ObjectRef[RunContext]", config: ClusterConfig) -> Any:
+    """Start a step of :mod:`workers.steps` on the cluster; returns Ray's reference to its values.
+
+    A step whose worker dies is started again by Ray, up to three times; it goes on from its newest
+    checkpoint.
+    """
+    import ray
+
+    from workers.steps import STEPS, do_step
+
+    # A group's launcher only waits; its workers hold the cores.
+    n_cpus = 0 if name == "train_bnn" and config.n_workers > 1 else 1
+    remote = ray.remote(num_cpus=n_cpus, max_retries=_MAX_RETRIES)(do_step)
+    return remote.options(name=STEPS[name].title).remote(name, context_ref)

@@ -8,7 +8,8 @@ from typing import Protocol
 from torch import Tensor
 
 from workers.checkpoints import Checkpoint, CheckpointStore
-from workers.progress import ProgressLog
+from workers.progress import ProgressLog, read_progress
+from workers.storage import Json
 
 _N_EVENTS = 200  # points of a learning curve
 _CHECKPOINT_SECONDS = 5.0
@@ -28,7 +29,7 @@ class ResumableTrainer(Protocol):
     def state(self) -> tuple[dict[str, Tensor], dict[str, int]]:
         """Everything that later steps depend on: named tensors and counters."""
 
-    def load_state(self, tensors: Mapping[str, Tensor], counters: Mapping[str, int]) -> None:
+    def load_state(self, tensors: dict[str, Tensor], counters: dict[str, int]) -> None:
         """Continue from a state."""
 
 
@@ -92,3 +93,9 @@ def checkpoint_store(run_dir: Path, part: str) -> CheckpointStore:
 def progress_path(run_dir: Path, part: str) -> Path:
     """File of the progress events of ``part``."""
     return run_dir / "progress" / f"{part}.jsonl"
+
+
+def learning_curve(run_dir: Path, part: str) -> list[Json]:
+    """Reported events of ``part``, without the constant total number of steps."""
+    events = read_progress(progress_path(run_dir, part))
+    return [{key: v for key, v in event.items() if key != "n_steps"} for event in events]

@@ -1,0 +1,67 @@
+"""Exit codes and the one line that goes with them (conventions, section 6)."""
+
+import errno
+import sys
+import tempfile
+import traceback
+from enum import IntEnum
+from pathlib import Path
+
+
+class ExitCode(IntEnum):
+    """What a script that calls ``bitspin`` can rely on."""
+
+    DONE = 0
+    FAILED = 1
+    BAD_INPUT = 2
+    MISMATCH = 3
+    INTERRUPTED = 130
+
+
+class VerificationError(RuntimeError):
+    """A runtime did not return the integer network's integers."""
+
+
+_STORAGE_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT)
+
+
+def exit_code_of(error: BaseException) -> ExitCode:
+    """Print one line for ``error`` and return the exit code; unknown errors leave a log file."""
+    code = _classify(error)
+    if code is ExitCode.INTERRUPTED:
+        _say("interrupted")
+        return code
+    line = " ".join(str(error).split()) or type(error).__name__
+    if code is ExitCode.FAILED:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="bitspin-", suffix=".log", delete=False
+        ) as log:
+            traceback.print_exception(error, file=log)
+        line = f"{type(error).__name__}: {line} (the whole story: {Path(log.name)})"
+    _say(line)
+    return code
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"bitspin: {line}\n")
+
+
+def _classify(error: BaseException) -> ExitCode:
+    if isinstance(error, KeyboardInterrupt):
+        return ExitCode.INTERRUPTED
+    if isinstance(error, VerificationError):
+        return ExitCode.MISMATCH
+    if isinstance(error, OSError) and error.errno in _STORAGE_ERRORS:
+        return ExitCode.BAD_INPUT
+    return ExitCode.BAD_INPUT if isinstance(error, _input_errors()) else ExitCode.FAILED
+
+
+def _input_errors() -> tuple[type[BaseException], ...]:
+    """Errors that say what the user can change; imported late, they are needed only now."""
+    from flows.config_file import ConfigError
+    from flows.runs import RunError
+    from kernels.errors import BackendUnavailable, ModelFormatError
+    from workers.datasets import DataError
+    from workers.runtime import ClusterError
+
+    return (ConfigError, RunError, DataError, ModelFormatError, BackendUnavailable, ClusterError)

@@ -1,0 +1,107 @@
+"""Trains the Boltzmann machines: restricted, transductive, quantum and fully visible."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import rbm
+from workers.context import Outcome, RunContext
+from workers.datasets import ImageData, load
+from workers.progress import ProgressLog
+from workers.storage import Json
+from workers.training import checkpoint_store, learning_curve, progress_path, train
+
+_THRESHOLD = 128
+"""Pixels of 128 and more are on: the deterministic binarisation that figures are quoted for."""
+_N_QUANTUM_EVENTS = 100
+
+
+def binary_rows(data: ImageData, part: str) -> Tensor:
+    """Images of the "train" or "test" part as rows of {0, 1}; colours are averaged first.
+
+    Returns
+    -------
+    Tensor
+        Shape (n_samples, height * width), uint8.
+    """
+    images = data.train_images if part == "train" else data.test_images
+    grey = images[..., 0] if images.shape[-1] == 1 else images.mean(axis=-1)
+    return torch.from_numpy((grey >= _THRESHOLD).astype("uint8")).flatten(1)
+
+
+def train_rbm(context: RunContext) -> Outcome:
+    """Train the RBM; its persistent chains are part of what is published."""
+    config = context.config.rbm
+    visible = binary_rows(context.data, "train")
+    machine = rbm.RBM(visible.shape[1], config.n_hidden, seed=config.seed)
+    trainer = rbm.Trainer(machine, config, len(visible))
+
+    def take_step() -> dict[str, float]:
+        info = trainer.train_step(visible)
+        return {
+            "pseudo_log_likelihood": info.pseudo_log_likelihood,
+            "free_energy_gap": info.free_energy_gap,
+        }
+
+    resumed_from = train(trainer, take_step, context.run_dir, "train_rbm")
+    final = checkpoint_store(context.run_dir, "train_rbm").latest()
+    if final is None:
+        raise RuntimeError("train_rbm: expected a checkpoint of the last step, got none")
+    values: dict[str, Json] = {
+        "resumed_from_step": resumed_from,
+        "n_steps": trainer.n_steps,
+        "curve": learning_curve(context.run_dir, "train_rbm"),
+    }
+    return Outcome(values, final.tensors)
+
+
+def fit_tbm(context: RunContext) -> Outcome:
+    """Fit the transductive machine to the shipped digits, averaged to 4x4."""
+    digits = load("digits")
+    pixels = torch.from_numpy(np.concatenate([digits.train_images, digits.test_images]))
+    # Back from 0 ... 255 to the grey levels 0 ... 16 of the file; rounding makes it exact.
+    levels = (pixels.to(torch.float64) * (16 / 255)).round()
+    fit = rbm.fit_tbm(rbm.tasks.digits_4x4(levels.flatten(1)), context.config.tbm)
+    return Outcome(
+        {
+            "kl": fit.kl,
+            "entropy": fit.entropy,
+            "n_parameters": fit.n_parameters,
+            "n_outcomes": fit.n_outcomes,
+            "boundary": fit.is_boundary,
+        },
+        {"theta": torch.from_numpy(fit.machine.theta)},
+    )
+
+
+def train_qbm(context: RunContext) -> Outcome:
+    """Train the quantum machine on the Bernoulli mixture."""
+    fit = rbm.quantum.fit_quantum(context.config.qbm, on_step=_reporter(context, "train_qbm"))
+    field = fit.machine.transverse_field
+    values: dict[str, Json] = {
+        "kl": fit.kl,
+        "mean_transverse_field": float(field.abs().mean()),
+        "curve": learning_curve(context.run_dir, "train_qbm"),
+    }
+    return Outcome(values, _named(fit.machine.parameters()))
+
+
+def train_bm(context: RunContext) -> Outcome:
+    """Train the classical machine with the same graph on the same mixture."""
+    fit = rbm.quantum.fit_classical(context.config.qbm, on_step=_reporter(context, "train_bm"))
+    values: dict[str, Json] = {"kl": fit.kl, "curve": learning_curve(context.run_dir, "train_bm")}
+    return Outcome(values, _named(fit.machine.parameters()))
+
+
+def _reporter(context: RunContext, part: str) -> rbm.quantum.OnStep:
+    log = ProgressLog(progress_path(context.run_dir, part))
+
+    def report(step: int, n_steps: int, kl: float) -> None:
+        if step % max(1, n_steps // _N_QUANTUM_EVENTS) == 0:
+            log.report(step, n_steps, {"kl": kl})
+
+    return report
+
+
+def _named(parameters: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    return dict(zip(("bias", "couplings", "transverse_field"), parameters, strict=False))
