@@ -1,1 +1,1 @@
-"""TBD."""
+"""Prefect: what runs, in which order, and what a person sees."""

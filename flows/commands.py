@@ -95,7 +95,7 @@ def show_command(name: str, *, as_json: bool) -> None:
 
 def export_command(name: str, target: str, out: Path) -> None:
     """Write model, library, header and checksums for one target."""
-    from kernels.build import build_library, header_path
+    from kernels.build import SOURCES, build_library
     from workers.ship import MODEL_FILE, sha256_file
 
     run = find_run(name)
@@ -106,7 +106,7 @@ def export_command(name: str, target: str, out: Path) -> None:
             f"finish it with bitspin resume {run.run_key}"
         )
     library = build_library(target)
-    files = {"model.bspn": model, "bitspin.h": header_path(), "libbitspin.so": library}
+    files = {"model.bspn": model, "bitspin.h": SOURCES / "bitspin.h", "libbitspin.so": library}
     for file, source in files.items():
         write_bytes(out / file, source.read_bytes())
     sums = "".join(f"{sha256_file(out / file)}  {file}\n" for file in sorted(files))

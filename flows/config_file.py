@@ -47,10 +47,12 @@ def validate(tree: Mapping[str, Json]) -> RunConfig:
         return TypeAdapter(RunConfig).validate_python(dict(tree))
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "configuration"
-        reason = first["msg"].removeprefix("Value error, ")
-        value = "" if first["type"] == "value_error" else f", got {first['input']!r}"
-        raise ConfigError(f"{key}: {reason[0].lower()}{reason[1:]}{value}") from None
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "value_error":  # ours: it begins with the field's name
+            reason = first["msg"].removeprefix("Value error, ")
+            raise ConfigError(f"{key}.{reason}" if key else reason) from None
+        reason = first["msg"][0].lower() + first["msg"][1:]
+        raise ConfigError(f"{key}: {reason}, got {first['input']!r}") from None
 
 
 def canonical(config: RunConfig) -> dict[str, Json]:

@@ -74,7 +74,7 @@ def make_plan(config: RunConfig, forced_key: str | None = None) -> Plan:
     arithmetic = machine_arithmetic(config.threads_per_worker)
     tree = canonical(config)
     # The digest stands for the data: the same bytes found elsewhere are the same run.
-    decisive = {**tree, "data": {"seed": config.data.seed}}
+    decisive: dict[str, Json] = {**tree, "data": {"seed": config.data.seed}}
     key = forced_key or run_key(decisive, data.digest, arithmetic)
     height, width = data.train_images.shape[1:3]
     widths = "-".join(str(n) for n in config.bnn.widths)

@@ -19,7 +19,7 @@ _ACRONYMS = {"macs": "MACs", "kl": "KL", "bnn": "BNN", "rbm": "RBM", "int8": "in
 
 
 def lookup(result: Result, path: str) -> object:
-    """Value at a dotted path, None where any part of the path is absent or null."""
+    """Find the value at a dotted path, None where any part of the path is absent or null."""
     value: object = result
     for part in path.split("."):
         if not isinstance(value, Mapping):
@@ -29,7 +29,7 @@ def lookup(result: Result, path: str) -> object:
 
 
 def number(result: Result, path: str) -> float | None:
-    """Number at a dotted path, None where there is none.
+    """Find the number at a dotted path, None where there is none.
 
     Raises
     ------
@@ -45,7 +45,7 @@ def number(result: Result, path: str) -> float | None:
 
 
 def rows(result: Result, path: str) -> tuple[Mapping[str, object], ...]:
-    """List of records at a dotted path, empty where there is none."""
+    """Find the list of records at a dotted path, empty where there is none."""
     value = lookup(result, path)
     if not isinstance(value, Sequence) or isinstance(value, str):
         return ()
@@ -53,7 +53,7 @@ def rows(result: Result, path: str) -> tuple[Mapping[str, object], ...]:
 
 
 def words(result: Result, path: str) -> str:
-    """Text at a dotted path on one line, :data:`NOT_MEASURED` where there is none."""
+    """Write the value at a dotted path on one line, :data:`NOT_MEASURED` where there is none."""
     value = lookup(result, path)
     return NOT_MEASURED if value is None else plain(value)
 
@@ -68,7 +68,7 @@ def _signed(value: float, decimals: int) -> str:
 
 
 def percent(fraction: float | None, stderr: float | None = None) -> str:
-    """Fraction as percent with two decimals, e.g. ``90.53 ± 0.29 %``."""
+    """Write a fraction as percent with two decimals, e.g. ``90.53 ± 0.29 %``."""
     if fraction is None:
         return NOT_MEASURED
     error = "" if stderr is None else f" ± {_signed(100 * stderr, 2)}"
@@ -76,14 +76,14 @@ def percent(fraction: float | None, stderr: float | None = None) -> str:
 
 
 def points(difference: float) -> str:
-    """Difference of two fractions in percentage points, in words."""
+    """Write a difference of two fractions in percentage points, in words."""
     if round(100 * abs(difference), 2) == 0:
         return "equal to"
     return f"{abs(100 * difference):.2f} points {'above' if difference > 0 else 'below'}"
 
 
 def nats(value: float | None, stderr: float | None = None) -> str:
-    """Value in nats, with as many decimals as two digits of the standard error need (1 to 4)."""
+    """Write a value in nats; two digits of the standard error decide the decimals (1 to 4)."""
     if value is None:
         return NOT_MEASURED
     if stderr is not None and math.isfinite(stderr) and stderr > 0:
@@ -95,17 +95,17 @@ def nats(value: float | None, stderr: float | None = None) -> str:
 
 
 def count(value: float | None) -> str:
-    """Whole number with thousands separators; a mean count is rounded to a whole."""
+    """Write a whole number with thousands separators; a mean count is rounded to a whole."""
     return NOT_MEASURED if value is None else _signed(value, 0)
 
 
 def decimal(value: float | None, decimals: int = 4) -> str:
-    """Number with a fixed number of decimals."""
+    """Write a number with a fixed number of decimals."""
     return NOT_MEASURED if value is None else _signed(value, decimals)
 
 
 def size(n_bytes: float | None) -> str:
-    """Size in bytes, kB or MB (powers of 1000)."""
+    """Write a size in bytes, kB or MB (powers of 1000)."""
     if n_bytes is None:
         return NOT_MEASURED
     if n_bytes < 1000:
@@ -116,7 +116,7 @@ def size(n_bytes: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Duration as ``0.42 s``, ``12.3 s``, ``3 min 05 s`` or ``1 h 02 min``."""
+    """Write a duration as ``0.42 s``, ``12.3 s``, ``3 min 05 s`` or ``1 h 02 min``."""
     if seconds is None:
         return NOT_MEASURED
     if seconds < 9.995:
@@ -130,12 +130,12 @@ def duration(seconds: float | None) -> str:
 
 
 def moment(iso: str) -> str:
-    """Moment in ISO 8601 as ``2026-11-23 11:13:05 UTC``."""
+    """Write a moment in ISO 8601 as ``2026-11-23 11:13:05 UTC``."""
     return datetime.fromisoformat(iso).strftime("%Y-%m-%d %H:%M:%S %Z").strip()
 
 
 def plain(value: object) -> str:
-    """Any value of the record on one line: numbers grouped, lists joined, null as a dash."""
+    """Write any value of the record on one line: numbers grouped, lists joined, null as a dash."""
     if value is None:
         return "\N{EN DASH}"
     if isinstance(value, bool):
@@ -154,13 +154,13 @@ def plain(value: object) -> str:
 
 
 def title_of(key: str) -> str:
-    """Key of a record as a column title: ``n_binary_macs`` becomes ``binary MACs``."""
+    """Turn a key into a column title: ``n_binary_macs`` becomes ``binary MACs``."""
     parts = key.removeprefix("n_").split("_")
     return " ".join(_ACRONYMS.get(part, part) for part in parts)
 
 
 def flatten(tree: object, prefix: str = "") -> tuple[tuple[str, str], ...]:
-    """Nested mapping as dotted keys and one-line values, in the order of the mapping.
+    """List a nested mapping as dotted keys and one-line values, in the order of the mapping.
 
     Unlike :func:`plain`, numbers are written as in a configuration file, without separators.
     """

@@ -12,6 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from workers.records import MANIFEST, load_record, save_record
+from workers.storage import Json
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class CheckpointStore:
         OSError
             If the directory is read-only or full; older checkpoints stay as they were.
         """
-        values = {"step": step, "counters": {name: int(n) for name, n in counters.items()}}
+        whole: dict[str, Json] = {name: int(n) for name, n in counters.items()}
+        values: dict[str, Json] = {"step": step, "counters": whole}
         save_record(self.directory / f"{step:010d}", values, tensors)
         for old in self._newest_first()[self.n_keep :]:
             # The manifest goes first: a half-removed checkpoint must not look like a whole one.

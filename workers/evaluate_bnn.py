@@ -100,4 +100,4 @@ def _majority_accuracy(context: RunContext) -> float:
 
 
 def _flat(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return images.reshape(len(images), -1).astype(np.float32) / 255
+    return images.reshape(len(images), -1).astype(np.float32) / np.float32(255)

@@ -1,5 +1,6 @@
 """The Ray cluster of a run: always an explicit address, checked before anything is started."""
 
+import logging
 import os
 import secrets
 import socket
@@ -14,9 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    from ray import ObjectRef
-
     from workers.context import RunContext
+    from workers.storage import Json
 
 _ROOMS = ("kernels", "bnn", "rbm", "workers")
 _CONNECT_SECONDS = 5.0
@@ -107,13 +107,7 @@ def cluster(config: ClusterConfig) -> Iterator[None]:
     ClusterError
         If the cluster holds fewer cores than ``n_workers``; see also :func:`check_reachable`.
     """
-    for name, value in _RAY_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    if config.address == "local":
-        # A secret of this run alone, instead of a token file in the user's home.
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        if os.environ["RAY_AUTH_MODE"] == "token" and "RAY_AUTH_TOKEN_PATH" not in os.environ:
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    _set_environment(config)
     _connect(config)
     import ray
 
@@ -122,6 +116,17 @@ def cluster(config: ClusterConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _set_environment(config: ClusterConfig) -> None:
+    for name, value in _RAY_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    own_secret = "RAY_AUTH_TOKEN" not in os.environ and "RAY_AUTH_TOKEN_PATH" not in os.environ
+    # Ray reads its mode of authentication when it is imported; afterwards it is too late.
+    if config.address == "local" and own_secret and "ray" not in sys.modules:
+        # A secret of this run alone, instead of a token file in the user's home.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def _connect(config: ClusterConfig) -> None:
@@ -133,7 +138,7 @@ def _connect(config: ClusterConfig) -> None:
             address=config.address,
             runtime_env={"py_modules": rooms},
             log_to_driver=False,
-            logging_level="error",
+            logging_level=logging.ERROR,
         )
         return
     ray.init(
@@ -143,14 +148,14 @@ def _connect(config: ClusterConfig) -> None:
         _node_ip_address="127.0.0.1",
         object_store_memory=_OBJECT_STORE_BYTES,
         log_to_driver=False,
-        logging_level="error",
+        logging_level=logging.ERROR,
     )
 
 
 def _check_cores(config: ClusterConfig) -> None:
     import ray
 
-    cores = int(ray.cluster_resources().get("CPU", 0))
+    cores = int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
     if cores < config.n_workers:
         raise ClusterError(
             f"cluster: expected {config.n_workers} cores for n_workers, got {cores} at "
@@ -186,7 +191,14 @@ def _probe(address: str) -> None:
         raise ClusterError(f"ray address: expected to join {address}, got: {last[0]}")
 
 
-def start_step(name: str, context_ref: "ObjectRef[RunContext]", config: ClusterConfig) -> Any:
+def share(context: "RunContext") -> Any:
+    """Put what every step needs into the cluster's object store; returns Ray's reference."""
+    import ray
+
+    return ray.put(context)
+
+
+def start_step(name: str, context_ref: Any, config: ClusterConfig) -> Any:
     """Start a step of :mod:`workers.steps` on the cluster; returns Ray's reference to its values.
 
     A step whose worker dies is started again by Ray, up to three times; it goes on from its newest
@@ -200,3 +212,22 @@ def start_step(name: str, context_ref: "ObjectRef[RunContext]", config: ClusterC
     n_cpus = 0 if name == "train_bnn" and config.n_workers > 1 else 1
     remote = ray.remote(num_cpus=n_cpus, max_retries=_MAX_RETRIES)(do_step)
     return remote.options(name=STEPS[name].title).remote(name, context_ref)
+
+
+def wait_for(reference: Any, seconds: float) -> bool:
+    """Wait for a step, ``seconds`` at most; whether it has ended."""
+    import ray
+
+    done, _ = ray.wait([reference], timeout=seconds)
+    return bool(done)
+
+
+def step_values(reference: Any) -> "dict[str, Json]":
+    """Values of an ended step; an error of the step is raised as itself, not as Ray's wrapper."""
+    import ray
+
+    try:
+        values: dict[str, Json] = ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
+    return values

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import bnn
+from bnn.training import Gather
 from workers.checkpoints import Checkpoint
 from workers.context import Outcome, RunContext
 from workers.storage import Json
@@ -69,7 +70,7 @@ def _train(
     *,
     rank: int = 0,
     n_workers: int = 1,
-    gather: bnn.Gather | None = None,
+    gather: Gather | None = None,
     agree: Callable[[Checkpoint | None], Checkpoint | None] = lambda own: own,
 ) -> None:
     """Train as worker ``rank`` of ``n_workers``; every worker holds the same network."""

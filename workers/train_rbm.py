@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 import rbm
+from rbm.quantum.training import OnStep
 from workers.context import Outcome, RunContext
 from workers.datasets import ImageData, load
 from workers.progress import ProgressLog
@@ -93,7 +94,7 @@ def train_bm(context: RunContext) -> Outcome:
     return Outcome(values, _named(fit.machine.parameters()))
 
 
-def _reporter(context: RunContext, part: str) -> rbm.quantum.OnStep:
+def _reporter(context: RunContext, part: str) -> OnStep:
     log = ProgressLog(progress_path(context.run_dir, part))
 
     def report(step: int, n_steps: int, kl: float) -> None:

@@ -70,6 +70,14 @@ def test_a_decompression_bomb_is_read_no_further_than_needed(tmp_path: Path) -> 
         verified_payload(path, FILE)
 
 
+@pytest.mark.parametrize("content", [PAYLOAD + b"x", gzip.compress(PAYLOAD + b"x")])
+def test_one_byte_too_many_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "rows.bin"
+    path.write_bytes(content)  # the first bytes alone would have the right hash
+    with pytest.raises(DataError, match=r"\(more bytes\)"):
+        verified_payload(path, FILE)
+
+
 def test_missing_file_is_none_and_unreadable_is_an_error(tmp_path: Path) -> None:
     assert find_file(tmp_path / "nowhere", FILE) is None
     with pytest.raises(DataError, match="expected a readable file"):

@@ -1,0 +1,85 @@
+"""Carry a plan out from the command line, and say what a person wants to know about it."""
+
+from rich.console import Console
+
+from flows.commands import raise_on_mismatch
+from flows.plan import Plan, check_run_directory
+from flows.runs import find_run, read_result
+from flows.summary import summary_table
+from workers.runtime import ClusterConfig, available_cores, check_reachable
+from workers.steps import STEPS
+from workers.storage import Json
+
+
+def execute(plan: Plan, *, fresh: bool) -> None:
+    """Do the run of ``plan``, or show its result if it is finished already.
+
+    Raises
+    ------
+    VerificationError
+        If a binary did not return the integer network's integers.
+    KeyboardInterrupt
+        After saying how to resume.
+    """
+    console, errors = Console(), Console(stderr=True)
+    if plan.is_finished and not fresh:
+        console.print(f"run {plan.run_key} is finished; do it again with --fresh", soft_wrap=True)
+        result = read_result(find_run(plan.run_key))
+    else:
+        check_run_directory(plan.run_dir)
+        check_reachable(plan.config.cluster)
+        for line in describe(plan)[:3]:
+            errors.print(line, soft_wrap=True, highlight=False)
+        try:
+            result = _run_flow(plan, fresh=fresh)
+        except KeyboardInterrupt:
+            errors.print(f"stopped; go on with: bitspin resume {plan.run_key}", soft_wrap=True)
+            raise
+    console.print(summary_table(result))
+    console.print(f"report: {plan.run_dir / 'report.html'}", soft_wrap=True)
+    raise_on_mismatch(result)
+
+
+def print_plan(plan: Plan) -> None:
+    """Say what a run would do, having done every check and started nothing.
+
+    Raises
+    ------
+    RunError
+        If the run directory cannot be used.
+    ClusterError
+        If the cluster does not answer.
+    """
+    console = Console()
+    check_run_directory(plan.run_dir)
+    check_reachable(plan.config.cluster)
+    for line in describe(plan):
+        console.print(line, soft_wrap=True, highlight=False)
+
+
+def describe(plan: Plan) -> list[str]:
+    """Lines for a person: run, data, place, state, cluster, steps."""
+    data = plan.data
+    state = "finished" if plan.is_finished else "to be resumed" if plan.is_started else "new"
+    return [
+        f"run {plan.run_key}: {plan.title}",
+        f"data: {data.name} from {data.source}. {data.reason}",
+        f"directory: {plan.run_dir} ({state})",
+        f"cluster: {_describe_cluster(plan.config.cluster)}",
+        "steps:",
+        *(f"  {step.title}" for step in STEPS.values()),
+        "  write report",
+    ]
+
+
+def _describe_cluster(config: ClusterConfig) -> str:
+    place = config.address
+    if place == "local":
+        place = f"a local one with {config.n_cpus or available_cores()} cores"
+    return f"{place}, {config.n_workers} workers for the binary network"
+
+
+def _run_flow(plan: Plan, *, fresh: bool) -> dict[str, Json]:
+    from flows.pipeline import pipeline
+
+    return pipeline(plan.config, fresh=fresh, forced_key=plan.run_key)
