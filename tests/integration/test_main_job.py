@@ -1,0 +1,206 @@
+"""The main job end to end on small models: result, resume after a kill, workers, exit codes.
+
+Each run starts Prefect's embedded server and a local Ray, as a user's does.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workers.progress import read_progress
+
+pytestmark = [pytest.mark.ray, pytest.mark.prefect, pytest.mark.arm, pytest.mark.slow]
+
+SMALL = {
+    "data.name": "digits",
+    "bnn.epochs": 30,
+    "rbm.epochs": 20,
+    "rbm.n_hidden": 32,
+    "rbm.n_temperatures": 200,
+    "qbm.n_steps": 40,
+    "qbm.n_classical_steps": 40,
+    "verify.n_arm_images": 16,
+}
+REQUIRED = {
+    "bnn": ("test_accuracy", "twin_accuracy", "floor_accuracy"),
+    "rbm": ("test_log_likelihood", "log_likelihood_stderr"),
+    "tbm": ("kl",),
+    "qbm": ("kl",),
+    "bm": ("kl",),
+    "export": ("bytes",),
+    "verify": (
+        "host_images",
+        "host_mismatches",
+        "arm_images",
+        "arm_mismatches",
+        "arm_instructions_per_image",
+    ),
+}
+TIMEOUT_SECONDS = 300
+
+
+def start(home: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+    environment = {name: v for name, v in os.environ.items() if not name.startswith("PREFECT_")}
+    settings = [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
+    command = [sys.executable, "-m", "flows.cli", arguments[0]]
+    return subprocess.Popen(
+        [*command, *(settings if arguments[0] == "run" else []), *arguments[1:]],
+        env={**environment, "BITSPIN_HOME": str(home)},
+        cwd=home,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        **options,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=TIMEOUT_SECONDS)
+    return process.returncode, out, err
+
+
+def kill_session(process: subprocess.Popen[str]) -> None:
+    """SIGKILL every process of the session: the driver, Ray, its workers, the server."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[3]) == process.pid:  # session id
+            try:
+                os.kill(int(stat.parent.name), signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+    process.communicate(timeout=60)
+
+
+def the_run(home: Path) -> Path:
+    (path,) = (p.parent for p in (home / "runs").glob("*/run.json") if p.parent.suffix == "")
+    return path
+
+
+def model_digest(home: Path) -> str:
+    return hashlib.sha256((the_run(home) / "model.bspn").read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    home = tmp_path_factory.mktemp("undisturbed")
+    code, out, err = finish(start(home, "run"))
+    assert code == 0, err
+    assert "Traceback" not in out + err
+    assert "Warning" not in out + err
+    yield home
+    shutil.rmtree(home)
+
+
+def test_the_result_holds_every_promised_figure(undisturbed: Path) -> None:
+    code, out, _ = finish(start(undisturbed, "show", "latest", "--json"))
+    result = json.loads(out)
+    assert code == 0
+    for section, names in REQUIRED.items():
+        for name in names:
+            assert isinstance(result[section][name], int | float), (section, name)
+    assert result["run_key"] == the_run(undisturbed).name
+    assert result["verify"]["host_images"] == 450
+    assert result["verify"]["host_mismatches"] == 0
+    assert result["verify"]["arm_images"] == 16
+    assert result["verify"]["arm_mismatches"] == 0
+    assert result["bnn"]["test_accuracy"] >= 0.93
+    assert result["bnn"]["test_accuracy"] == result["bnn"]["integer_accuracy"]
+    assert result["rbm"]["test_log_likelihood"] > result["rbm"]["floor_log_likelihood"] + 3
+    assert set(result["seconds"]) >= {"prepare data", "train binary network", "report", "total"}
+    for picture in result["pictures"]:
+        assert (the_run(undisturbed) / picture["file"]).stat().st_size > 1000
+    assert (the_run(undisturbed) / "report.html").is_file()
+
+
+def test_a_finished_run_is_shown_and_not_done_again(undisturbed: Path) -> None:
+    before = (the_run(undisturbed) / "result.json").stat().st_mtime_ns
+    code, out, _ = finish(start(undisturbed, "run"))
+    assert code == 0
+    assert "is finished; do it again with --fresh" in out
+    assert (the_run(undisturbed) / "result.json").stat().st_mtime_ns == before
+
+
+def test_export_writes_what_a_phone_needs(undisturbed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "phone"
+    code, _, err = finish(
+        start(undisturbed, "export", "latest", "--target", "aarch64-android", "--out", str(out))
+    )
+    assert code == 0, err
+    sums = dict(reversed(line.split()) for line in (out / "SHA256SUMS").read_text().splitlines())
+    assert sorted(sums) == ["bitspin.h", "libbitspin.so", "model.bspn"]
+    for name, digest in sums.items():
+        assert hashlib.sha256((out / name).read_bytes()).hexdigest() == digest
+    assert sums["model.bspn"] == model_digest(undisturbed)
+
+
+def test_a_mismatch_fails_with_exit_code_3(undisturbed: Path) -> None:
+    path = the_run(undisturbed) / "result.json"
+    original = path.read_text()
+    result = json.loads(original)
+    result["verify"]["arm_mismatches"] = 2
+    try:
+        path.write_text(json.dumps(result))
+        code, _, err = finish(start(undisturbed, "run"))
+    finally:
+        path.write_text(original)
+    assert code == 3
+    assert "got 2 different outputs on 16 images" in err
+
+
+def test_two_workers_ship_the_same_bytes(undisturbed: Path, tmp_path: Path) -> None:
+    code, _, err = finish(start(tmp_path, "run", "--set", "cluster.n_workers=2"))
+    assert code == 0, err
+    assert the_run(tmp_path).name == the_run(undisturbed).name
+    assert model_digest(tmp_path) == model_digest(undisturbed)
+
+
+def test_killed_in_training_it_resumes_to_the_same_bytes(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    process = start(tmp_path, "run")
+    wait_for_training(process, tmp_path)
+    kill_session(process)
+    assert not list((tmp_path / "runs").glob("*/result.json"))
+    code, _, err = finish(start(tmp_path, "resume", "latest"))
+    assert code == 0, err
+    assert "resuming: " in err
+    assert model_digest(tmp_path) == model_digest(undisturbed)
+
+
+def test_ctrl_c_stops_everything_and_says_how_to_resume(tmp_path: Path) -> None:
+    process = start(tmp_path, "run")
+    wait_for_training(process, tmp_path)
+    os.killpg(process.pid, signal.SIGINT)
+    code, _, err = finish(process)
+    assert code == 130
+    assert f"bitspin resume {the_run(tmp_path).name}" in err
+    assert "Traceback" not in err
+
+
+def wait_for_training(process: subprocess.Popen[str], home: Path) -> None:
+    """Return once the RBM's training has been saved and is not over."""
+    import time
+
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()[1]
+        saved = list((home / "runs").glob("*/checkpoints/train_rbm/*/manifest.json"))
+        if saved:
+            events = read_progress(the_run(home) / "progress" / "train_rbm.jsonl")
+            assert events[-1]["step"] < events[-1]["n_steps"], "too short to be killed in"
+            return
+        time.sleep(0.1)
+    raise AssertionError("training did not begin")
