@@ -165,17 +165,13 @@ PANELS: tuple[Panel, ...] = (
     ),
     Panel(
         "RBM: reconstruction",
-        "reconstruction error",
+        "mean squared error",
         (Curve("rbm.curve", "reconstruction_error", "RBM", GREEN),),
     ),
     Panel(
-        "RBM: log-likelihood monitor",
-        "log-likelihood / nats",
-        (
-            Curve("rbm.curve", "log_likelihood", "RBM", GREEN),
-            Curve("rbm.curve", "pseudo_log_likelihood", "pseudo-likelihood", GREEN, "--"),
-        ),
-        ("rbm.floor_log_likelihood", "floor, on the test set", 1),
+        "RBM: free energy of the chains above the data's",
+        "free-energy gap / nats",
+        (Curve("rbm.curve", "free_energy_gap", "RBM", GREEN),),
     ),
     Panel(
         "Quantum and classical machine: divergence",

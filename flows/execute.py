@@ -63,7 +63,7 @@ def describe(plan: Plan) -> list[str]:
     state = "finished" if plan.is_finished else "to be resumed" if plan.is_started else "new"
     return [
         f"run {plan.run_key}: {plan.title}",
-        f"data: {data.name} from {data.source}. {data.reason}",
+        f"data: {data.name}, {data.source}. {data.reason}",
         f"directory: {plan.run_dir} ({state})",
         f"cluster: {_describe_cluster(plan.config.cluster)}",
         "steps:",

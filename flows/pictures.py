@@ -72,12 +72,12 @@ def mosaic(images: NDArray[np.floating], n_columns: int, gap: int = 1) -> NDArra
     return sheet[: n_rows * (height + gap) - gap, : n_columns * (width + gap) - gap]
 
 
-def _n_columns(images: NDArray[np.floating], aspect: float = 1.8) -> int:
+def _n_columns(images: NDArray[np.floating], aspect: float = 2.4) -> int:
     n_images, height, width = images.shape
     wanted = float(np.sqrt(aspect * n_images * (height + 1) / (width + 1)))
     # A count that fills the last row is worth a slightly different aspect.
     full = [n for n in range(1, n_images + 1) if n_images % n == 0 and 0.6 < n / wanted < 1.5]
-    best = min(full, key=lambda n: abs(n - wanted), default=round(wanted))
+    best = min(full, key=lambda n: max(n / wanted, wanted / n), default=round(wanted))
     return int(np.clip(best, 1, n_images))
 
 
@@ -142,7 +142,7 @@ def _draw_samples(result: Result, arrays: Arrays) -> _Drawing | None:
         return None
     sheet = mosaic(images, _n_columns(images))
     figure = _sheet_figure(sheet, _grey(), "probability that a unit is on")
-    caption = f"{len(images)} samples of the RBM, one per chain: nothing here was in the data."
+    caption = f"{len(images)} samples of the RBM by Gibbs sampling, shown as probabilities."
     return _Drawing(figure, "What the RBM imagines", caption)
 
 

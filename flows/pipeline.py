@@ -119,12 +119,15 @@ def _run_steps(handle: Handle) -> dict[str, Json]:
     futures: dict[str, PrefectFuture[Any]] = {}
     for name, step in STEPS.items():
         after = [futures[other] for other in step.after] or [prepared]
-        futures[name] = run_step.with_options(name=step.title).submit(handle, name, after)
+        named = run_step.with_options(name=step.title, task_run_name=step.title)
+        futures[name] = named.submit(handle, name, after)
     result: dict[str, Json] = report.submit(handle, list(futures.values())).result()
     return result
 
 
-@task(name="prepare data", cache_policy=NO_CACHE, persist_result=False)
+@task(
+    name="prepare data", task_run_name="prepare data", cache_policy=NO_CACHE, persist_result=False
+)
 def prepare(handle: Handle) -> str:
     """Hand the verified data to the cluster."""
     session, data = handle.session, handle.session.plan.data
@@ -132,7 +135,7 @@ def prepare(handle: Handle) -> str:
     plan = session.plan
     context = RunContext(plan.run_dir, plan.run_key, plan.config, data)
     session.context_ref = share(context)
-    get_run_logger().info("%s from %s: %s", data.name, data.source, data.reason)
+    get_run_logger().info("%s, %s. %s", data.name, data.source, data.reason)
     note = f"{data.name}: {len(data.train_labels):,} + {len(data.test_labels):,}"
     session.display.end("prepare data", note)
     return note
@@ -178,7 +181,9 @@ def _watch(session: Session, name: str, reference: Any) -> dict[str, Json]:
             raise Interrupted(f"{step.title}: stopped")
 
 
-@task(name="write report", cache_policy=NO_CACHE, persist_result=False)
+@task(
+    name="write report", task_run_name="write report", cache_policy=NO_CACHE, persist_result=False
+)
 def report(handle: Handle, after: Sequence[object]) -> dict[str, Json]:
     """Gather what the steps published into the result record, the report and the artifacts."""
     session = handle.session

@@ -50,7 +50,7 @@ def _likelihood(result: Result) -> Reading:
         said(
             doubt,
             missed,
-            interval and f"interval {interval}",
+            interval and f"3-sigma interval of the estimate: {interval}",
             sentences.method(result),
             effective and f"effective sample size {effective}",
             f"floor {nats(number(result, 'rbm.floor_log_likelihood'))} (independent bits)",
@@ -88,7 +88,7 @@ def _verification(result: Result) -> Reading:
     found = [number(result, f"verify.{where}_mismatches") for where in ("host", "arm")]
     known = [value for value in found if value is not None]
     return Reading(
-        "Bit mismatches",
+        "Images with any differing bit",
         count(sum(known) if known else None),
         (
             sentences.compared(result, "host"),
@@ -101,10 +101,14 @@ def _verification(result: Result) -> Reading:
 
 def _instructions(result: Result) -> Reading:
     target, emulator = words(result, "verify.arm_target"), words(result, "verify.emulator")
+    counted = number(result, "verify.arm_instructions_per_image")
     return Reading(
         "ARM instructions per image",
-        count(number(result, "verify.arm_instructions_per_image")),
-        (f"{target}, counted by {emulator}", f"host: {sentences.host_speed(result)}"),
+        count(counted),
+        said(
+            None if counted is None else f"{target}, counted by {emulator}",
+            f"host: {sentences.host_speed(result)}",
+        ),
     )
 
 

@@ -5,9 +5,22 @@ Each function reads the record and returns one sentence, or None where there is 
 
 from typing import Literal, TypeAlias
 
-from flows.wording import TIMES, Result, count, decimal, lookup, nats, number, percent, size, words
+from flows.wording import (
+    TIMES,
+    Result,
+    count,
+    decimal,
+    lookup,
+    nats,
+    number,
+    percent,
+    rows,
+    size,
+    words,
+)
 
 Tone: TypeAlias = Literal["plain", "good", "warning", "bad"]
+_METHODS = {"ais": "AIS", "exact": "exact enumeration"}
 
 
 def said(*sentences: str | None) -> tuple[str, ...]:
@@ -37,7 +50,7 @@ def agreement(result: Result) -> str | None:
     value = number(result, "bnn.class_agreement")
     if value is None:
         return None
-    return f"same class as the float network on {percent(value)} of the test rows"
+    return f"same class as the float network: {percent(value)}"
 
 
 def ties(result: Result) -> str | None:
@@ -45,12 +58,13 @@ def ties(result: Result) -> str | None:
     differing, n_bits = number(result, "bnn.bit_mismatches"), number(result, "bnn.n_bits")
     if differing is None or n_bits is None:
         return None
-    return f"{count(differing)} of {count(n_bits)} activation bits differ from the float network's"
+    return f"{count(differing)} of {count(n_bits)} activation bits differ"
 
 
 def method(result: Result) -> str:
     """Name the estimator of the log-likelihood and its effort."""
-    name = words(result, "rbm.method")
+    method = words(result, "rbm.method")
+    name = _METHODS.get(method, method)
     n_chains, n_temperatures = number(result, "rbm.n_chains"), number(result, "rbm.n_temperatures")
     if n_chains is None or n_temperatures is None:
         return name
@@ -61,7 +75,7 @@ def effective(result: Result) -> str | None:
     """Give the effective sample size of the importance weights beside the number of chains."""
     value, n_chains = number(result, "rbm.effective_sample_size"), number(result, "rbm.n_chains")
     if value is None:
-        return None
+        return "not needed: exact" if lookup(result, "rbm.method") == "exact" else None
     return decimal(value, 1) + (f" of {count(n_chains)} chains" if n_chains is not None else "")
 
 
@@ -85,7 +99,7 @@ def unreliable(result: Result) -> str | None:
     """
     if lookup(result, "rbm.is_reliable") is not False:
         return None
-    return "UNRELIABLE: too few chains carry the weight, which tends to overstate the likelihood"
+    return "UNRELIABLE: few chains carry the weight, which tends to overstate the likelihood"
 
 
 def qbm_gain(result: Result) -> str | None:
@@ -108,6 +122,19 @@ def binary_weights(result: Result) -> str | None:
     """Count the one-bit weights."""
     value = number(result, "bnn.n_binary_weights")
     return None if value is None else f"{count(value)} one-bit weights"
+
+
+def macs(result: Result) -> str | None:
+    """Sum the multiply-accumulates of the layers by precision of their weights."""
+    totals: dict[float, float] = {}
+    for layer in rows(result, "bnn.layers"):
+        bits, n_macs = number(layer, "weight_bits"), number(layer, "macs")
+        if bits is not None and n_macs is not None:
+            totals[bits] = totals.get(bits, 0) + n_macs
+    if not totals:
+        return None
+    parts = [f"{count(totals[bits])} of {bits:.0f} bit" for bits in sorted(totals)]
+    return f"Multiply-accumulates (MACs) per image: {', '.join(parts)}."
 
 
 def host_speed(result: Result) -> str:

@@ -34,32 +34,38 @@ def _accuracy(result: Result) -> tuple[Reading, ...]:
     n_test = count(number(result, "data.n_test"))
     return (
         Reading(
-            "BNN (one-bit weights and activations)",
+            "BNN, one-bit",
             percent(number(result, "bnn.test_accuracy"), stderr),
-            said(missed, f"{n_test} test rows; ± one standard error (binomial)"),
+            said(missed, f"{n_test} test rows, binomial error"),
             "bad" if missed else "plain",
         ),
         Reading(
-            "Integer network (what ships)",
+            "Integer network, as shipped",
             percent(number(result, "bnn.integer_accuracy")),
             said(sentences.agreement(result), sentences.ties(result)),
         ),
         Reading(
             "Full-precision twin",
             percent(number(result, "bnn.twin_accuracy")),
-            said("same architecture in floats", _beside_bnn(result, "bnn.twin_accuracy")),
+            said(_beside_bnn(result, "bnn.twin_accuracy")),
         ),
         Reading(
-            f"Floor: {sentences.floor_method(result)}",
+            "Floor",
             percent(number(result, "bnn.floor_accuracy")),
-            said(_beside_bnn(result, "bnn.floor_accuracy")),
+            said(sentences.floor_method(result), _beside_bnn(result, "bnn.floor_accuracy")),
         ),
         Reading(
             "Majority class",
             percent(number(result, "bnn.majority_accuracy")),
-            said("always the same answer", _beside_bnn(result, "bnn.majority_accuracy")),
+            said(_beside_bnn(result, "bnn.majority_accuracy")),
         ),
     )
+
+
+def _gap_words(gap: float | None, other: str, subject: str = "") -> str | None:
+    if gap is None:
+        return None
+    return f"{subject}{nats(abs(gap))} {'above' if gap > 0 else 'below'} {other}"
 
 
 def _effective(result: Result) -> Reading:
@@ -67,7 +73,7 @@ def _effective(result: Result) -> Reading:
     return Reading(
         "Effective sample size",
         sentences.effective(result) or count(None),
-        said(doubt or "of the importance weights"),
+        said("few chains carry the weight" if doubt else "of the importance weights"),
         "warning" if doubt else "plain",
     )
 
@@ -79,36 +85,34 @@ def _likelihood(result: Result) -> tuple[Reading, ...]:
     doubt = sentences.unreliable(result)
     above = sentences.difference(result, test, floor)
     gap = sentences.difference(result, "rbm.train_log_likelihood", test)
-    baseline = decimal(number(result, "rbm.completion_baseline_error"))
+    baseline = percent(number(result, "rbm.completion_baseline_error"))
+    spread = "mean per row"
     return (
         Reading(
             f"RBM {shape}, test rows",
             nats(number(result, test), number(result, "rbm.log_likelihood_stderr")),
-            said(missed, doubt, sentences.method(result), "mean per row, ± one standard error"),
+            said(missed, doubt, sentences.method(result), spread),
             "bad" if missed else "warning" if doubt else "plain",
         ),
-        Reading("Interval", sentences.interval(result) or count(None), ("lower and upper end",)),
+        Reading("3-sigma interval", sentences.interval(result) or count(None)),
         _effective(result),
-        Reading(
-            "RBM, training rows",
-            nats(number(result, "rbm.train_log_likelihood")),
-            said(None if gap is None else f"{nats(gap)} above the test rows"),
-        ),
+        *([] if gap is None else [_training(result, gap)]),
         Reading(
             "Floor: independent bits",
             nats(number(result, floor)),
-            said(
-                None
-                if above is None
-                else f"the RBM is {nats(abs(above))} {'above' if above > 0 else 'below'} it"
-            ),
+            said(_gap_words(above, "it", "the RBM is ")),
         ),
         Reading(
-            "Error of completing half images",
-            decimal(number(result, "rbm.completion_error")),
-            (f"baseline {baseline}",),
+            "Wrong pixels, half completed",
+            percent(number(result, "rbm.completion_error")),
+            (f"each pixel's majority: {baseline}",),
         ),
     )
+
+
+def _training(result: Result, gap: float) -> Reading:
+    value = nats(number(result, "rbm.train_log_likelihood"))
+    return Reading("RBM, training rows", value, said(_gap_words(gap, "the test rows")))
 
 
 def _divergence(result: Result) -> tuple[Reading, ...]:
@@ -162,35 +166,32 @@ def _export(result: Result) -> tuple[Reading, ...]:
             size(number(result, "export.arm_library_bytes")),
             (words(result, "verify.arm_target"),),
         ),
-        Reading("SHA-256 of the model file", words(result, "export.sha256")),
-        Reading(
-            "Logical digest", words(result, "export.logical_digest"), ("the same on every target",)
-        ),
     )
 
 
-def _compared(result: Result, where: Literal["host", "arm"], name: str, how: str) -> Reading:
+def _compared(result: Result, where: Literal["host", "arm"], name: str, how: str | None) -> Reading:
     found = number(result, f"verify.{where}_mismatches")
-    n_images = count(number(result, f"verify.{where}_images"))
+    n_images = number(result, f"verify.{where}_images")
+    images = None if n_images is None else f"{count(n_images)} images"
     verdict = None
     if found is not None:
         equal = "equal to torch, bit for bit"
         verdict = "integers differ from torch: DO NOT SHIP" if found else equal
     tone = sentences.mismatch_tone(found)
-    return Reading(
-        name, sentences.mismatches(found), said(verdict, f"{n_images} images", how), tone
-    )
+    return Reading(name, sentences.mismatches(found), said(verdict, images, how), tone)
 
 
 def _verification(result: Result) -> tuple[Reading, ...]:
     target, emulator = words(result, "verify.arm_target"), words(result, "verify.emulator")
+    was_run = number(result, "verify.arm_images") is not None
+    emulated = f"run by {emulator}" if was_run else None
     return (
         _compared(result, "host", "Host runtime", sentences.host_speed(result)),
-        _compared(result, "arm", f"ARM runtime ({target})", f"run by {emulator}"),
+        _compared(result, "arm", f"ARM runtime ({target})", emulated),
         Reading(
             "ARM instructions per image",
             count(number(result, "verify.arm_instructions_per_image")),
-            ("counted, not timed",),
+            said("counted, not timed" if was_run else None),
         ),
     )
 

@@ -5,5 +5,5 @@ class ModelFormatError(ValueError):
     """A model file or a model that the format cannot hold; the message names the field."""
 
 
-class BackendUnavailable(RuntimeError):  # noqa: N818 - a state of the machine, not a mistake
+class BackendUnavailable(RuntimeError):
     """Something this machine lacks (a compiler, an extra); the message says what adds it."""

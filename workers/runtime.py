@@ -54,7 +54,14 @@ class ClusterConfig:
     n_cpus: int | None = None
     """Cores of a local cluster; all that this process may use if not given."""
 
+    checkpoint_seconds: float = 5.0
+    """At least this long between two checkpoints of a training: what a kill can cost."""
+
     def __post_init__(self) -> None:
+        if not self.checkpoint_seconds >= 0:
+            raise ValueError(
+                f"checkpoint_seconds: expected 0 or more, got {self.checkpoint_seconds}"
+            )
         if self.n_workers < 1:
             raise ValueError(f"n_workers: expected at least 1, got {self.n_workers}")
         if self.n_cpus is not None and self.n_cpus < 1:

@@ -89,7 +89,15 @@ def _train(
         info = trainer.train_step(images, labels)
         return {"loss": info.loss, "accuracy": info.accuracy}
 
-    train(trainer, take_step, context.run_dir, part, is_writer=rank == 0, agree=agree)
+    train(
+        trainer,
+        take_step,
+        context.run_dir,
+        part,
+        checkpoint_seconds=context.config.cluster.checkpoint_seconds,
+        is_writer=rank == 0,
+        agree=agree,
+    )
 
 
 def _train_in_group(context: RunContext, part: str, full_precision: bool, n_workers: int) -> None:

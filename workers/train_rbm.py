@@ -44,7 +44,13 @@ def train_rbm(context: RunContext) -> Outcome:
             "free_energy_gap": info.free_energy_gap,
         }
 
-    resumed_from = train(trainer, take_step, context.run_dir, "train_rbm")
+    resumed_from = train(
+        trainer,
+        take_step,
+        context.run_dir,
+        "train_rbm",
+        checkpoint_seconds=context.config.cluster.checkpoint_seconds,
+    )
     final = checkpoint_store(context.run_dir, "train_rbm").latest()
     if final is None:
         raise RuntimeError("train_rbm: expected a checkpoint of the last step, got none")

@@ -12,7 +12,6 @@ from workers.progress import ProgressLog, read_progress
 from workers.storage import Json
 
 _N_EVENTS = 200  # points of a learning curve
-_CHECKPOINT_SECONDS = 5.0
 
 
 class ResumableTrainer(Protocol):
@@ -39,6 +38,7 @@ def train(
     run_dir: Path,
     part: str,
     *,
+    checkpoint_seconds: float,
     is_writer: bool = True,
     agree: Callable[[Checkpoint | None], Checkpoint | None] = lambda own: own,
 ) -> int:
@@ -54,6 +54,8 @@ def train(
         Directory of the run.
     part
         Name of the training; its checkpoints and progress events carry it.
+    checkpoint_seconds
+        At least this long between two checkpoints; the last step is always saved.
     is_writer
         Whether this worker saves and reports; exactly one of a group does.
     agree
@@ -79,7 +81,7 @@ def train(
         is_last = trainer.step == trainer.n_steps
         if trainer.step % stride == 0 or is_last:
             log.report(trainer.step, trainer.n_steps, metrics)
-        if is_last or time.monotonic() - saved_at > _CHECKPOINT_SECONDS:
+        if is_last or time.monotonic() - saved_at > checkpoint_seconds:
             store.save(trainer.step, *trainer.state())
             saved_at = time.monotonic()
     return first

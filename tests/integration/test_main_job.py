@@ -23,12 +23,13 @@ pytestmark = [pytest.mark.ray, pytest.mark.prefect, pytest.mark.arm, pytest.mark
 SMALL = {
     "data.name": "digits",
     "bnn.epochs": 30,
-    "rbm.epochs": 20,
+    "rbm.epochs": 500,
     "rbm.n_hidden": 32,
     "rbm.n_temperatures": 200,
     "qbm.n_steps": 40,
     "qbm.n_classical_steps": 40,
     "verify.n_arm_images": 16,
+    "cluster.checkpoint_seconds": 0.5,
 }
 REQUIRED = {
     "bnn": ("test_accuracy", "twin_accuracy", "floor_accuracy"),
@@ -167,9 +168,7 @@ def test_two_workers_ship_the_same_bytes(undisturbed: Path, tmp_path: Path) -> N
     assert model_digest(tmp_path) == model_digest(undisturbed)
 
 
-def test_killed_in_training_it_resumes_to_the_same_bytes(
-    undisturbed: Path, tmp_path: Path
-) -> None:
+def test_killed_in_training_it_resumes_to_the_same_bytes(undisturbed: Path, tmp_path: Path) -> None:
     process = start(tmp_path, "run")
     wait_for_training(process, tmp_path)
     kill_session(process)

@@ -28,7 +28,7 @@ class Halving:
 
 def test_training_goes_to_the_end_and_is_saved(tmp_path: Path) -> None:
     trainer = Halving()
-    assert train(trainer, trainer.take_step, tmp_path, "part") == 0
+    assert train(trainer, trainer.take_step, tmp_path, "part", checkpoint_seconds=9.0) == 0
     assert trainer.value == 1 / 32
     final = checkpoint_store(tmp_path, "part").latest()
     assert final is not None
@@ -36,10 +36,7 @@ def test_training_goes_to_the_end_and_is_saved(tmp_path: Path) -> None:
     assert learning_curve(tmp_path, "part")[-1] == {"step": 5, "value": 1 / 32}
 
 
-def test_a_killed_training_goes_on_from_its_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("workers.training._CHECKPOINT_SECONDS", 0.0)  # save every step
+def test_a_killed_training_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     killed = Halving()
 
     def die_at_three() -> dict[str, float]:
@@ -48,9 +45,9 @@ def test_a_killed_training_goes_on_from_its_checkpoint(
         return killed.take_step()
 
     with pytest.raises(KeyboardInterrupt):
-        train(killed, die_at_three, tmp_path, "part")
+        train(killed, die_at_three, tmp_path, "part", checkpoint_seconds=0.0)
     resumed = Halving()
-    assert train(resumed, resumed.take_step, tmp_path, "part") == 3
+    assert train(resumed, resumed.take_step, tmp_path, "part", checkpoint_seconds=9.0) == 3
     assert resumed.value == 1 / 32
     assert [event["step"] for event in learning_curve(tmp_path, "part")] == [1, 2, 3, 4, 5]
 
@@ -60,7 +57,13 @@ def test_only_the_writer_of_a_group_saves_and_all_agree_on_the_start(tmp_path: P
     checkpoint_store(tmp_path, "part").save(2, {"value": torch.tensor(0.25)}, {"step": 2})
     found = checkpoint_store(tmp_path, "part").latest()
     first = train(
-        trainer, trainer.take_step, tmp_path, "part", is_writer=False, agree=lambda own: found
+        trainer,
+        trainer.take_step,
+        tmp_path,
+        "part",
+        checkpoint_seconds=0.0,
+        is_writer=False,
+        agree=lambda own: found,
     )
     assert first == 2
     assert trainer.value == 1 / 32
