@@ -41,6 +41,7 @@ class BatchNorm(nn.Module):
 
     def __init__(self, n_channels: int, *, eps: float = 1e-5, momentum: float = 0.1) -> None:
         super().__init__()
+        self.n_channels = n_channels
         self.eps = eps
         self.momentum = momentum
         self.weight = nn.Parameter(torch.ones(n_channels))
@@ -202,7 +203,13 @@ class RealConv2d(nn.Module):
     """
 
     def __init__(
-        self, n_in: int, n_out: int, *, kernel: tuple[int, int], padding: int = 0, bias: bool = False
+        self,
+        n_in: int,
+        n_out: int,
+        *,
+        kernel: tuple[int, int],
+        padding: int = 0,
+        bias: bool = False,
     ) -> None:
         super().__init__()
         self.padding = padding

@@ -24,9 +24,9 @@ from bnn.layers import (
     channels_last,
 )
 from bnn.quantizers import QUANTIZERS
-from kernels.philox import Purpose, uniform
+from kernels import Purpose, uniform
 
-_LATENT_LIMIT = 0.1
+_LATENT_LIMIT = 0.03
 """Latent weights start uniform in ±_LATENT_LIMIT: near enough to 0 that a weight can change sign
 within the first hundred steps, whatever the width of the layer."""
 
@@ -168,7 +168,7 @@ class BinaryConvNet(nn.Module):
         return self.logits_of(self.activations(images)[-1])
 
     def activations(self, images: Tensor) -> list[Tensor]:
-        """Outputs of all stages for ``images`` (as in :meth:`forward`), each (N, C, H, W)."""
+        """Compute the outputs of all stages for ``images``, (N, H, W, C), each (N, C, H, W)."""
         check_images(images, self.input_shape)
         x = channels_last(images.permute(0, 3, 1, 2).to(torch.float32) * PIXEL_UNIT)
         outputs: list[Tensor] = []

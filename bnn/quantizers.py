@@ -1,4 +1,4 @@
-"""Binarisers and the int8 weight rounding: exact forward functions with documented pseudo-gradients.
+"""Binarisers and the int8 weight rounding, each with its pseudo-gradient.
 
 Bit 1 is +1, bit 0 is -1 and ``sign(0) = +1`` everywhere. A binariser maps a tensor to ±1 of the
 same shape and dtype; what distinguishes two binarisers is only the derivative used in backward.
@@ -20,7 +20,9 @@ def sign(x: Tensor) -> Tensor:
 
     ``torch.sign`` has a third value at 0 and must not be used in a binary network.
     """
-    return (x >= 0).to(x.dtype).mul_(2).sub_(1)
+    x = x.detach()
+    # Comparing into floats is vectorised, comparing into bools and converting is not.
+    return torch.ge(x, 0, out=torch.empty_like(x)).mul_(2).sub_(1)
 
 
 def ste_sign(x: Tensor, clip: float = 1.0) -> Tensor:
@@ -52,7 +54,7 @@ def ste_sign(x: Tensor, clip: float = 1.0) -> Tensor:
     """
     if not clip > 0:
         raise ValueError(f"clip: expected clip > 0, got {clip}")
-    result: Tensor = _SteSign.apply(x, clip)
+    result: Tensor = _SteSign.apply(x, clip)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -79,7 +81,7 @@ def approx_sign(x: Tensor) -> Tensor:
     ----------
     .. [1] Liu et al. (2018), Bi-Real Net, arXiv:1808.00278.
     """
-    result: Tensor = _ApproxSign.apply(x)
+    result: Tensor = _ApproxSign.apply(x)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -130,7 +132,7 @@ def int8_weights(weights: Tensor, scale: Tensor) -> Tensor:
     Tensor
         Shape and dtype of ``weights``.
     """
-    result: Tensor = _StraightRound.apply(weights, scale, float(INT8_MAX))
+    result: Tensor = _StraightRound.apply(weights, scale, INT8_MAX)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -151,7 +153,7 @@ def int32_bias(bias: Tensor, scale: Tensor) -> Tensor:
     Tensor
         Shape and dtype of ``bias``.
     """
-    result: Tensor = _StraightRound.apply(bias, scale, float("inf"))
+    result: Tensor = _StraightRound.apply(bias, scale, torch.inf)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -165,7 +167,9 @@ class _SteSign(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
-        return grad_outputs[0] * (x.abs() <= ctx.clip), None
+        # The fused kernel keeps the gradient strictly inside its bounds, |x| < next number after c.
+        bound = torch.nextafter(x.new_tensor(ctx.clip), x.new_tensor(torch.inf)).item()
+        return torch.ops.aten.hardtanh_backward(grad_outputs[0], x, -bound, bound), None
 
 
 class _ApproxSign(torch.autograd.Function):
@@ -178,7 +182,8 @@ class _ApproxSign(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         # 2 - 2|x| is negative exactly where |x| > 1, so one clamp is both branches.
-        return grad_outputs[0] * (2 - 2 * x.abs()).clamp_(min=0)
+        slope: Tensor = (2 - 2 * x.abs()).clamp_(min=0)
+        return grad_outputs[0] * slope
 
 
 class _StraightRound(torch.autograd.Function):

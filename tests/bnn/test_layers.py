@@ -1,0 +1,104 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from bnn.layers import BatchNorm, BinaryConv2d, Int8Conv2d, Int8Head, RealConv2d
+
+# Sums of 128 values of order 1 in float32.
+RTOL = 1e-5
+RNG = np.random.default_rng(0)
+
+
+def draw(*shape: int) -> torch.Tensor:
+    return torch.from_numpy(RNG.normal(size=shape).astype(np.float32))
+
+
+def spins(*shape: int) -> torch.Tensor:
+    return torch.from_numpy(RNG.choice([-1.0, 1.0], size=shape).astype(np.float32))
+
+
+def test_binary_conv_pads_with_minus_one() -> None:
+    layer = BinaryConv2d(2, 3, kernel=3, padding=1)
+    layer.latent_weight.data.copy_(draw(3, 2, 3, 3))
+    x = spins(4, 2, 5, 6)
+    y = layer(x).detach().numpy()
+    padded = np.full((4, 2, 7, 8), -1.0)
+    padded[:, :, 1:-1, 1:-1] = x.numpy()
+    weights = np.where(layer.latent_weight.detach().numpy() >= 0, 1.0, -1.0)
+    for row in range(5):
+        for column in range(6):
+            window = padded[:, :, row : row + 3, column : column + 3]
+            expected = np.einsum("ncij,ocij->no", window, weights)
+            np.testing.assert_array_equal(y[:, :, row, column], expected)
+
+
+def test_binary_conv_sums_have_the_parity_of_k() -> None:
+    layer = BinaryConv2d(3, 4, kernel=3, padding=1)
+    layer.latent_weight.data.copy_(draw(4, 3, 3, 3))
+    sums = layer(spins(2, 3, 6, 6)).detach()
+    assert torch.equal(sums.remainder(2), torch.ones_like(sums))  # K = 27
+    assert float(sums.abs().max()) <= 27
+
+
+def test_clip_latent() -> None:
+    layer = BinaryConv2d(1, 1, kernel=1, padding=0)
+    layer.latent_weight.data.fill_(-1.5)
+    layer.clip_latent()
+    assert layer.latent_weight.item() == -1.0
+
+
+def test_int8_conv_is_the_integer_accumulator_times_a_power_of_two() -> None:
+    layer = Int8Conv2d(2, 3, kernel=3, padding=1)
+    layer.weight.data.copy_(draw(3, 2, 3, 3))
+    pixels = RNG.integers(0, 256, (4, 2, 5, 5))
+    y = layer(torch.from_numpy(pixels).float() * 2.0**-8)
+    integers = layer.integer_weight().detach().to(torch.int64)
+    assert int(integers.abs().max()) == 127
+    exact = F.conv2d(torch.from_numpy(pixels), integers, padding=1)
+    assert torch.equal(y.double() * 2**15, exact.double())
+
+
+def test_head_is_the_integer_logits_times_the_scale() -> None:
+    layer = Int8Head(6, 4, kernel=(2, 3))
+    layer.weight.data.copy_(draw(4, 6, 2, 3))
+    layer.bias.data.copy_(draw(4))
+    x = spins(5, 6, 2, 3)
+    integers = layer.integer_weight().detach().double().flatten(1)
+    logits = x.double().flatten(1) @ integers.T + layer.integer_bias().detach().double()
+    assert torch.equal(logits, logits.round())
+    assert torch.equal(layer(x).detach(), logits.float() * layer.scale())
+
+
+def test_batch_norm_leaves_running_statistics_alone() -> None:
+    norm = BatchNorm(3)
+    x = draw(8, 3, 4, 4) * 3 + 1
+    y = norm(x)
+    assert norm.running_mean.tolist() == [0.0] * 3
+    assert norm.running_var.tolist() == [1.0] * 3
+    np.testing.assert_allclose(norm.batch_mean, x.mean(dim=(0, 2, 3)), rtol=RTOL)
+    np.testing.assert_allclose(norm.batch_var, x.var(dim=(0, 2, 3), unbiased=True), rtol=RTOL)
+    biased = x.var(dim=(0, 2, 3), unbiased=False)[:, None, None]
+    expected = (x - x.mean(dim=(0, 2, 3))[:, None, None]) / (biased + norm.eps).sqrt()
+    np.testing.assert_allclose(y.detach(), expected, rtol=RTOL, atol=RTOL)
+
+
+def test_batch_norm_moves_by_momentum_and_uses_it_in_evaluation() -> None:
+    norm = BatchNorm(2, momentum=0.25)
+    norm.update_running(torch.tensor([4.0, 8.0]), torch.tensor([5.0, 1.0]))
+    assert norm.running_mean.tolist() == [1.0, 2.0]
+    assert norm.running_var.tolist() == [2.0, 1.0]
+    norm.eval()
+    y = norm(torch.tensor([1.0, 3.0]).reshape(1, 2, 1, 1)).flatten().tolist()
+    assert y == pytest.approx([0.0, 1.0], abs=1e-5)
+
+
+def test_batch_norm_buffers_are_saved() -> None:
+    assert set(BatchNorm(1).state_dict()) == {"weight", "bias", "running_mean", "running_var"}
+
+
+def test_real_conv_pads_with_zero() -> None:
+    layer = RealConv2d(1, 1, kernel=(3, 3), padding=1, bias=True)
+    layer.weight.data.fill_(1.0)
+    layer.bias.data.fill_(0.5)
+    assert layer(torch.ones(1, 1, 2, 2)).flatten().tolist() == [4.5] * 4
