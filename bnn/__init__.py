@@ -12,7 +12,6 @@ from bnn.training import (
     TrainConfig,
     Trainer,
     fit,
-    recommended_config,
     recommended_epochs,
 )
 from kernels import Runtime
@@ -36,7 +35,6 @@ __all__ = [
     "fit",
     "integerize",
     "predict_logits",
-    "recommended_config",
     "recommended_epochs",
     "sign",
     "ste_sign",

@@ -23,6 +23,10 @@ from bnn.models import BinaryConvNet, check_images
 from bnn.optimizers import Adam
 from kernels import permutation
 
+_BATCH = 128
+_SMALL_BATCH = 64
+_FEW_IMAGES = 10_000
+
 Gather = Callable[[Tensor], Tensor]
 """From this worker's rows (n_local, P) to all rows (n_shards, P), in shard order, float32."""
 
@@ -36,10 +40,10 @@ class TrainConfig:
         "use_attribute_docstrings": True,
     }
 
-    epochs: int = 2
-    """Passes over the training data."""
-    batch_size: int = 128
-    """Images per step; smaller data sets are one batch. A multiple of n_shards."""
+    epochs: int | None = None
+    """Passes over the training data; None: fewer, the more data there is."""
+    batch_size: int | None = None
+    """Images per step, a multiple of n_shards; None: 128, or 64 below 10,000 images."""
     n_shards: int = 2
     """Logical shards per batch: the largest useful number of workers. Part of the result."""
     learning_rate: float = 0.005
@@ -51,9 +55,12 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "n_shards"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
-        if self.batch_size % self.n_shards or self.batch_size < 2 * self.n_shards:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}: expected 1 or more, got {value}")
+        if self.batch_size is not None and (
+            self.batch_size % self.n_shards or self.batch_size < 2 * self.n_shards
+        ):
             raise ValueError(
                 f"batch_size: expected a multiple of n_shards = {self.n_shards} with two images "
                 f"or more per shard, got {self.batch_size}"
@@ -66,6 +73,18 @@ class TrainConfig:
             )
         if not 0 <= self.seed < 1 << 64:
             raise ValueError(f"seed: expected 0 <= seed < 2**64, got {self.seed}")
+
+    def n_epochs(self, n_samples: int) -> int:
+        """Passes over ``n_samples`` images: ``epochs``, or :func:`recommended_epochs`."""
+        return recommended_epochs(n_samples) if self.epochs is None else self.epochs
+
+    def images_per_step(self, n_samples: int) -> int:
+        """Batch size for ``n_samples`` images, a multiple of ``n_shards``.
+
+        Small data need more steps, not larger ones; data smaller than a batch are one batch.
+        """
+        wanted = self.batch_size or (_SMALL_BATCH if n_samples < _FEW_IMAGES else _BATCH)
+        return min(wanted, n_samples) // self.n_shards * self.n_shards
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,25 +117,6 @@ def recommended_epochs(n_samples: int) -> int:
     if n_samples < 1:
         raise ValueError(f"n_samples: expected 1 or more, got {n_samples}")
     return min(40, max(2, round(120_000 / n_samples)))
-
-
-def recommended_config(n_samples: int, *, n_shards: int = 2, seed: int = 0) -> TrainConfig:
-    """Build the configuration for a data set of ``n_samples`` images.
-
-    :func:`recommended_epochs` passes with batches of 128 images, or of 64 below 10,000 images:
-    small data need more steps, not larger ones. Everything else is the default.
-
-    Raises
-    ------
-    ValueError
-        As :func:`recommended_epochs` and :class:`TrainConfig`.
-    """
-    return TrainConfig(
-        epochs=recommended_epochs(n_samples),
-        batch_size=64 if n_samples < 10_000 else 128,
-        n_shards=n_shards,
-        seed=seed,
-    )
 
 
 class Trainer:
@@ -174,11 +174,12 @@ class Trainer:
         self.n_samples = n_samples
         self.step = 0
         """Steps taken so far."""
-        fitting = n_samples // config.n_shards * config.n_shards
-        self.batch_size = min(config.batch_size, fitting)
-        """Images per step; ``config.batch_size`` unless the data are fewer."""
+        self.batch_size = config.images_per_step(n_samples)
+        """Images per step."""
         self.steps_per_epoch = n_samples // self.batch_size
-        self.n_steps = config.epochs * self.steps_per_epoch
+        self.n_epochs = config.n_epochs(n_samples)
+        """Passes over the data."""
+        self.n_steps = self.n_epochs * self.steps_per_epoch
         """Steps of the whole training."""
         self._shards = range(rank, config.n_shards, n_workers)
         self._gather = gather
@@ -259,9 +260,13 @@ class Trainer:
         self.step = counters["step"]
 
     def _identity(self) -> dict[str, int]:
-        names = ("epochs", "n_shards", "seed")
-        identity: dict[str, int] = {name: getattr(self.config, name) for name in names}
-        return {**identity, "n_samples": self.n_samples, "batch_size": self.batch_size}
+        return {
+            "epochs": self.n_epochs,
+            "n_shards": self.config.n_shards,
+            "seed": self.config.seed,
+            "n_samples": self.n_samples,
+            "batch_size": self.batch_size,
+        }
 
     def _indices(self, shard: int) -> NDArray[np.int64]:
         """Global indices of the images of one shard of the current step."""
@@ -344,7 +349,7 @@ def fit(
     labels
         Shape (n_samples,), integers in 0 ... n_classes - 1.
     config
-        None for :func:`recommended_config`.
+        None for the defaults, which suit any amount of data.
 
     Returns
     -------
@@ -356,8 +361,7 @@ def fit(
     ValueError, TypeError, RuntimeError
         As :class:`Trainer` and :meth:`Trainer.train_step`.
     """
-    config = recommended_config(len(images)) if config is None else config
-    trainer = Trainer(net, config, len(images))
+    trainer = Trainer(net, config or TrainConfig(), len(images))
     return [trainer.train_step(images, labels) for _ in range(trainer.n_steps)]
 
 

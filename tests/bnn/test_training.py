@@ -203,11 +203,23 @@ def test_recommended_epochs(n_samples: int, epochs: int) -> None:
     assert bnn.recommended_epochs(n_samples) == epochs
 
 
-def test_recommended_config() -> None:
-    assert bnn.recommended_config(9_999, seed=4) == bnn.TrainConfig(
-        epochs=12, batch_size=64, seed=4
-    )
-    assert bnn.recommended_config(60_000) == bnn.TrainConfig()
+@pytest.mark.parametrize(
+    ("config", "n_samples", "n_epochs", "images_per_step"),
+    [
+        (bnn.TrainConfig(), 9_999, 12, 64),
+        (bnn.TrainConfig(), 60_000, 2, 128),
+        (bnn.TrainConfig(n_shards=3), 60_000, 2, 126),
+        (bnn.TrainConfig(epochs=7, batch_size=32), 60_000, 7, 32),
+        (bnn.TrainConfig(), 5, 40, 4),
+    ],
+)
+def test_what_is_not_given_follows_from_the_amount_of_data(
+    config: bnn.TrainConfig, n_samples: int, n_epochs: int, images_per_step: int
+) -> None:
+    assert config.n_epochs(n_samples) == n_epochs
+    assert config.images_per_step(n_samples) == images_per_step
+    trainer = bnn.Trainer(small_net(), config, n_samples)
+    assert trainer.n_steps == n_epochs * (n_samples // images_per_step)
 
 
 def test_finished_training_says_so(data: tuple[np.ndarray, np.ndarray]) -> None:
