@@ -38,7 +38,7 @@ def enumerate_bits(
 
 
 def enumerate_spins(n_sites: int) -> Tensor:
-    """All states as spins, ``s = 2 * bit - 1``: shape (2**n_sites, n_sites), float64, in {-1, +1}."""
+    """All states as spins ``s = 2 * bit - 1``: shape (2**n_sites, n_sites), float64."""
     return 2.0 * enumerate_bits(n_sites) - 1.0
 
 

@@ -45,7 +45,7 @@ class MachineConfig(PCDConfig):
     """Hidden units."""
     n_ais_chains: int = 100
     """Annealing runs of the likelihood estimate."""
-    n_temperatures: int = 1000
+    n_temperatures: int = 5000
     """Temperatures of each annealing run."""
 
     def __post_init__(self) -> None:

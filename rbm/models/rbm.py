@@ -155,11 +155,11 @@ class RBM:
         return -(h @ self.hidden_bias) - softplus(self.visible_field(h)).sum(dim=-1)
 
     def hidden_field(self, visible: Tensor) -> Tensor:
-        """b + W'v, the argument of the hidden sigmoid: (..., n_visible) -> (..., n_hidden)."""
+        """Argument b + W'v of the hidden sigmoid: (..., n_visible) -> (..., n_hidden)."""
         return self._rows("visible", visible) @ self.weights + self.hidden_bias
 
     def visible_field(self, hidden: Tensor) -> Tensor:
-        """a + W h, the argument of the visible sigmoid: (..., n_hidden) -> (..., n_visible)."""
+        """Argument a + W h of the visible sigmoid: (..., n_hidden) -> (..., n_visible)."""
         return self._rows("hidden", hidden) @ self.weights.T + self.visible_bias
 
     def p_hidden(self, visible: Tensor) -> Tensor:

@@ -52,9 +52,7 @@ def init(
     return ClampedState(gibbs.init(model, start, seed=seed, chains=chains), known)
 
 
-def step(
-    model: TwoLayerModel, state: ClampedState, *, seed: int
-) -> tuple[ClampedState, GibbsInfo]:
+def step(model: TwoLayerModel, state: ClampedState, *, seed: int) -> tuple[ClampedState, GibbsInfo]:
     """One sweep over the unknown visible and all hidden units.
 
     Leaves p(v_unknown, h | v_known) invariant.

@@ -1,0 +1,103 @@
+import pytest
+import torch
+from torch import Tensor
+
+from kernels.philox import Purpose, uniform
+from rbm import RBM
+from rbm.samplers import GibbsInfo, GibbsState, gibbs
+from rbm.states import enumerate_bits, state_numbers
+
+STATIONARY = 1e-12
+N_SIGMA = 4.5
+
+
+def joint(machine: RBM) -> Tensor:
+    """p(v, h), shape (2**n_visible, 2**n_hidden)."""
+    visible, hidden = enumerate_bits(machine.n_visible), enumerate_bits(machine.n_hidden)
+    n_v, n_h = len(visible), len(hidden)
+    energy = machine.energy(visible[:, None].expand(n_v, n_h, -1), hidden.expand(n_v, n_h, -1))
+    return torch.softmax(-energy.reshape(-1), 0).reshape(n_v, n_h)
+
+
+def block_probabilities(p_on: Tensor, states: Tensor) -> Tensor:
+    """P(block = state) for each row of ``p_on``, shape (n_rows, n_states)."""
+    return torch.where(states > 0, p_on[:, None], 1 - p_on[:, None]).prod(2)
+
+
+def test_kernel_leaves_the_joint_distribution_invariant(random_machine) -> None:
+    machine = random_machine(3, 3, seed=4)
+    states = enumerate_bits(3)
+    to_visible = block_probabilities(machine.p_visible(states), states)  # [h, v]
+    to_hidden = block_probabilities(machine.p_hidden(states), states)  # [v, h]
+    transition = to_visible[None, :, :, None] * to_hidden[None, None, :, :]
+    transition = transition.expand(8, 8, 8, 8).reshape(64, 64)
+    pi = joint(machine).reshape(64)
+    assert (transition.sum(1) - 1).abs().max() < STATIONARY
+    assert (pi @ transition - pi).abs().max() < STATIONARY
+
+
+def test_sampled_states_follow_the_joint_distribution(random_machine) -> None:
+    machine = random_machine(3, 2, seed=5)
+    n_chains = 20_000
+    state = gibbs.init(machine, torch.zeros(n_chains, 3), seed=1)
+    for _ in range(30):
+        state, _ = gibbs.step(machine, state, seed=1)
+    number = state_numbers(state.visible) * 4 + state_numbers(state.hidden)
+    observed = torch.bincount(number, minlength=32) / n_chains
+    expected = joint(machine).reshape(-1)
+    sigma = (expected * (1 - expected) / n_chains).sqrt()
+    assert ((observed - expected).abs() / sigma).max() < N_SIGMA
+
+
+def test_one_sweep_is_what_the_addressed_uniforms_say(random_machine) -> None:
+    machine = random_machine(5, 4, seed=6)
+    chains = torch.tensor([3, 17])
+    state = gibbs.init(machine, torch.ones(2, 5), seed=8, chains=chains, sweep=40)
+    assert state.sweep == 41
+    new, info = gibbs.step(machine, state, seed=8)
+    u_v = uniform(8, Purpose.GIBBS_VISIBLE, 5, rows=[3, 17], step=41)
+    u_h = uniform(8, Purpose.GIBBS_HIDDEN, 4, rows=[3, 17], step=41)
+    p_visible = machine.p_visible(state.hidden)
+    assert torch.equal(info.p_visible, p_visible)
+    assert torch.equal(new.visible, (torch.from_numpy(u_v) < p_visible).double())
+    assert torch.equal(info.p_hidden, machine.p_hidden(new.visible))
+    assert torch.equal(new.hidden, (torch.from_numpy(u_h) < info.p_hidden).double())
+    assert isinstance(new, GibbsState)
+    assert isinstance(info, GibbsInfo)
+
+
+@pytest.mark.parametrize("split", [1, 33, 64])
+def test_states_do_not_depend_on_how_chains_are_split(random_machine, split: int) -> None:
+    machine = random_machine(9, 6, seed=7)
+    n_chains = 70
+
+    def run(chains: Tensor) -> GibbsState:
+        start = gibbs.initial_visible(torch.full((9,), 0.4).double(), seed=3, chains=chains)
+        state = gibbs.init(machine, start, seed=3, chains=chains)
+        for _ in range(5):
+            state, _ = gibbs.step(machine, state, seed=3)
+        return state
+
+    whole = run(torch.arange(n_chains))
+    parts = [run(torch.arange(split)), run(torch.arange(split, n_chains))]
+    assert torch.equal(whole.visible, torch.cat([part.visible for part in parts]))
+    assert torch.equal(whole.hidden, torch.cat([part.hidden for part in parts]))
+
+
+def test_states_do_not_depend_on_how_draws_are_blocked(random_machine, monkeypatch) -> None:
+    machine = random_machine(9, 6, seed=7)
+    start = torch.zeros(70, 9)
+    whole, _ = gibbs.step(machine, gibbs.init(machine, start, seed=3), seed=3)
+    monkeypatch.setattr(gibbs, "_NUMBERS_PER_DRAW", 20)
+    blocked, _ = gibbs.step(machine, gibbs.init(machine, start, seed=3), seed=3)
+    assert torch.equal(whole.visible, blocked.visible)
+    assert torch.equal(whole.hidden, blocked.hidden)
+
+
+def test_initial_visible_units_are_independent_with_the_given_rates() -> None:
+    p_on = torch.tensor([0.0, 0.1, 0.5, 1.0])
+    start = gibbs.initial_visible(p_on, seed=0, chains=torch.arange(10_000))
+    # s.e. of a mean of 10,000 coin flips is at most 0.005.
+    assert (start.mean(0) - p_on).abs().max() < 5 * 0.005
+    assert not start[:, 0].any()
+    assert start[:, 3].all()
