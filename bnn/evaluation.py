@@ -37,6 +37,8 @@ class Agreement:
     """Activation bits compared, over all stages and images."""
     n_bit_mismatches: int
     """Bits that differ. A float tie at a threshold flips one, and what follows from it."""
+    integer_logits: NDArray[np.int32]
+    """Outputs of the integer network, shape (n_images, n_classes), by-product of the comparison."""
 
 
 def predict_logits(
@@ -143,10 +145,12 @@ def agreement(
     was_training = net.training
     net.eval()
     n_same = n_bits = n_mismatches = 0
+    logits = []
     try:
         for start in range(0, len(images), batch_size):
             part = images[start : start + batch_size]
             integers = integer_net.activations(part)
+            logits.append(integers[-1])
             with torch.no_grad():
                 floats = net.activations(torch.from_numpy(part.copy()))
                 classes = net.logits_of(floats[-1]).numpy().argmax(axis=1)
@@ -162,4 +166,5 @@ def agreement(
         class_agreement=n_same / len(images),
         n_bits=n_bits,
         n_bit_mismatches=n_mismatches,
+        integer_logits=np.concatenate(logits),
     )

@@ -169,6 +169,11 @@ PANELS: tuple[Panel, ...] = (
         (Curve("rbm.curve", "reconstruction_error", "RBM", GREEN),),
     ),
     Panel(
+        "RBM: pseudo-log-likelihood",
+        "pseudo-log-likelihood / nats",
+        (Curve("rbm.curve", "pseudo_log_likelihood", "RBM", GREEN),),
+    ),
+    Panel(
         "RBM: free energy of the chains above the data's",
         "free-energy gap / nats",
         (Curve("rbm.curve", "free_energy_gap", "RBM", GREEN),),

@@ -50,7 +50,7 @@ def _likelihood(result: Result) -> Reading:
         said(
             doubt,
             missed,
-            interval and f"3-sigma interval of the estimate: {interval}",
+            interval and f"3-sigma interval of log Z alone: {interval}",
             sentences.method(result),
             effective and f"effective sample size {effective}",
             f"floor {nats(number(result, 'rbm.floor_log_likelihood'))} (independent bits)",

@@ -23,6 +23,8 @@ MARKDOWN_FILE = "report.md"
 _CLASSIFIER_PICTURES = ("confusion.png", "curves.png")
 _MARKDOWN_SYNTAX = re.compile(r"([\\`*_{}\[\]|#~$])")
 _MOST_LABELS = 30
+# JSON is written with sorted keys, so the order of the columns is not in the record.
+_FIRST_COLUMNS = ("name", "output_shape", "weight_bits", "n_weights", "macs")
 
 
 def escape_markdown(value: object) -> Markup:
@@ -39,7 +41,9 @@ def escape_markdown(value: object) -> Markup:
 
 def _layers(result: Result) -> tuple[list[str], list[list[str]]]:
     layers = rows(result, "bnn.layers")
-    keys = list(dict.fromkeys(key for layer in layers for key in layer))
+    found = dict.fromkeys(key for layer in layers for key in layer)
+    first = [key for key in _FIRST_COLUMNS if key in found]
+    keys = first + sorted(key for key in found if key not in first)
     titles = [wording.title_of(key) for key in keys]
     return titles, [[wording.plain(layer.get(key)) for key in keys] for layer in layers]
 

@@ -6,9 +6,10 @@ from rich.text import Text
 
 from flows.readings import Reading, warnings
 from flows.tables import TABLES
-from flows.wording import Result, words
+from flows.wording import NOT_MEASURED, Result, words
 
 _STYLES = {"plain": "", "good": "green", "warning": "bold yellow", "bad": "bold red"}
+_LONGEST_STEPS = 4
 _SHOWN = {
     "accuracy": "Classifier",
     "likelihood": "Restricted Boltzmann machine",
@@ -36,7 +37,7 @@ def summary_table(result: Result) -> RenderableType:
     Returns
     -------
     RenderableType
-        A table, the time each step took, and one line for each figure that must not be missed:
+        A table, the longest steps, and one line for each figure that must not be missed:
         mismatches, unreliable estimates, missed floors.
     """
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False, expand=True)
@@ -52,8 +53,9 @@ def summary_table(result: Result) -> RenderableType:
 
 
 def _time(result: Result) -> Text:
-    steps = [f"{step.name} {step.value}" for step in TABLES["seconds"](result)]
-    return Text.assemble(("Time  ", "cyan"), ", ".join(steps))
+    *steps, total = TABLES["seconds"](result) or (Reading("total", NOT_MEASURED),)
+    longest = [f"{step.name} {step.value}" for step in steps[:_LONGEST_STEPS]]
+    return Text.assemble(("Time  ", "cyan"), (total.value, "bold"), "  ", ", ".join(longest))
 
 
 def _warning(entry: Reading) -> Text:

@@ -86,7 +86,7 @@ def _likelihood(result: Result) -> tuple[Reading, ...]:
     above = sentences.difference(result, test, floor)
     gap = sentences.difference(result, "rbm.train_log_likelihood", test)
     baseline = percent(number(result, "rbm.completion_baseline_error"))
-    spread = "mean per row"
+    spread = "± counts log Z and the choice of rows"
     return (
         Reading(
             f"RBM {shape}, test rows",
@@ -94,7 +94,11 @@ def _likelihood(result: Result) -> tuple[Reading, ...]:
             said(missed, doubt, sentences.method(result), spread),
             "bad" if missed else "warning" if doubt else "plain",
         ),
-        Reading("3-sigma interval", sentences.interval(result) or count(None)),
+        Reading(
+            "3-sigma interval",
+            sentences.interval(result) or count(None),
+            ("error of log Z alone",),
+        ),
         _effective(result),
         *([] if gap is None else [_training(result, gap)]),
         Reading(
@@ -197,11 +201,14 @@ def _verification(result: Result) -> tuple[Reading, ...]:
 
 
 def _seconds(result: Result) -> tuple[Reading, ...]:
+    """Longest step first: the record's keys are in no order that means anything."""
     spent = lookup(result, "seconds")
     steps = dict(spent) if isinstance(spent, Mapping) else {}
     total = number(steps, "total")
     table = []
-    for step in (step for step in steps if step != "total"):
+    for step in sorted(steps, key=lambda step: -(number(steps, step) or 0)):
+        if step == "total":
+            continue
         taken = number(steps, step)
         share = None if not total or taken is None else f"{taken / total:.0%} of the total"
         table.append(Reading(step, duration(taken), said(share)))

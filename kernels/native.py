@@ -116,13 +116,13 @@ class Runtime:
     that is wrong and checks the logical digest; the C reader then checks it again.
     """
 
-    def __init__(self, model: bytes | Path, library: Path | None = None) -> None:
+    def __init__(self, model: bytes | Path | str, library: Path | None = None) -> None:
         if library is None:
             # Here, because `python -m kernels.build` must not find its module already imported.
             from kernels.build import build_library
 
             library = build_library("host")
-        data = model.read_bytes() if isinstance(model, Path) else model
+        data = model if isinstance(model, bytes) else Path(model).read_bytes()
         parsed = read_model(data)
         self.metadata: dict[str, JSON] = parsed.metadata
         self.input = parsed.tensors[0]

@@ -1,4 +1,4 @@
-"""Counter-based random numbers: Philox4x32-10 addressed by what a draw is for, never by when it happens.
+"""Counter-based random numbers: Philox4x32-10, addressed by what a draw is for, never by when.
 
 A draw is named by ``(seed, purpose, index, step, row, element)``; it does not depend on batch
 split, worker count, device or restart. The key is ``(seed low, seed high)``; element ``e`` of a
@@ -151,7 +151,9 @@ def normal(
 ) -> NDArray[np.float32]:
     r"""Draw standard normals by Box-Muller from pairs of elements of one stream.
 
-    .. math:: z_{2k} = \sqrt{-2 \log(1 - u_{2k})} \cos 2\pi u_{2k+1}, \quad z_{2k+1} \text{ with } \sin
+    .. math:: z_{2k} = \sqrt{-2 \log(1 - u_{2k})} \cos 2\pi u_{2k+1}
+
+    and z_{2k+1} with the sine.
 
     Computed in float64. Parameters and errors are those of :func:`random_words`;
     shape (n_rows, n_elements).
@@ -165,7 +167,7 @@ def normal(
 
 
 def permutation(seed: int, n_elements: int, *, epoch: int) -> NDArray[np.int64]:
-    """Order in which ``n_elements`` samples are visited in ``epoch``: a stable sort of random words.
+    """Order in which ``n_elements`` samples are visited: a stable sort of the epoch's words.
 
     Returns
     -------

@@ -30,12 +30,10 @@ def evaluate_bnn(context: RunContext) -> Outcome:
     """Test accuracies of network, integer network and twin, and how often the first two agree."""
     images, labels = context.data.test_images, context.data.test_labels
     net = trained_network(context, full_precision=False)
-    integer_net = bnn.integerize(net)
     evaluation = bnn.evaluate(net, images, labels)
     twin = bnn.evaluate(trained_network(context, full_precision=True), images, labels)
-    agreement = bnn.agreement(net, integer_net, images)
-    integer_logits = integer_net(images)
-    integer_accuracy = float(np.mean(integer_logits.argmax(axis=1) == labels))
+    agreement = bnn.agreement(net, bnn.integerize(net), images)
+    integer_accuracy = float(np.mean(agreement.integer_logits.argmax(axis=1) == labels))
     accuracy = evaluation.accuracy
     values: dict[str, Json] = {
         "test_accuracy": accuracy,
@@ -50,7 +48,7 @@ def evaluate_bnn(context: RunContext) -> Outcome:
     n_classes = len(context.data.label_names)
     tensors = {
         "confusion": torch.from_numpy(confusion(labels, evaluation.predictions, n_classes)),
-        "integer_logits": torch.from_numpy(integer_logits),
+        "integer_logits": torch.from_numpy(agreement.integer_logits),
     }
     return Outcome({**values, **_size(net)}, tensors)
 

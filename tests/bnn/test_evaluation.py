@@ -32,6 +32,7 @@ def test_bits_of_a_trained_network_agree(trained, digits) -> None:
     # Sums are exact in both; only a normalised value within rounding of 0 may tip over.
     assert result.n_bit_mismatches <= 1e-6 * result.n_bits
     assert result.class_agreement == 1.0
+    assert np.array_equal(result.integer_logits, integer_net(digits.test_images))
 
 
 def test_agreement_counts_what_differs(ragged) -> None:

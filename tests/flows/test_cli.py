@@ -57,7 +57,9 @@ def test_help_does_not_load_what_is_heavy() -> None:
         "except SystemExit: pass\n"
         "print([m for m in ('torch', 'ray', 'prefect', 'numpy', 'pydantic') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert done.stdout.splitlines()[-1] == "[]"
 
 

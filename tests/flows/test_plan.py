@@ -65,7 +65,10 @@ def test_a_finished_run_has_a_result() -> None:
 def test_a_run_that_does_not_exist_is_one_line() -> None:
     with pytest.raises(RunError, match="found none; try bitspin run"):
         find_run("latest")
-    with owned(digits_plan(), fresh=False), pytest.raises(RunError, match="does not exist; the new"):
+    with (
+        owned(digits_plan(), fresh=False),
+        pytest.raises(RunError, match="does not exist; the new"),
+    ):
         find_run("zzz")
 
 
@@ -76,8 +79,9 @@ def test_two_processes_do_not_work_on_one_run(monkeypatch: pytest.MonkeyPatch) -
         lock = (plan.run_dir.parent / f".{plan.run_key}.lock").open("w")
         with pytest.raises(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        with pytest.raises(RunError, match="another process is working on it"), owned(
-            plan, fresh=False
+        with (
+            pytest.raises(RunError, match="another process is working on it"),
+            owned(plan, fresh=False),
         ):
             pass
         lock.close()
@@ -85,7 +89,7 @@ def test_two_processes_do_not_work_on_one_run(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a directory")
-    with pytest.raises(RunError, match="expected to write to .*Not a directory; set BITSPIN_HOME"):
+    with pytest.raises(RunError, match=r"expected to write to .*Not a directory; set BITSPIN_HOME"):
         check_run_directory(tmp_path / "file" / "runs")
 
 
