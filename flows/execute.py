@@ -1,5 +1,7 @@
 """Carry a plan out from the command line, and say what a person wants to know about it."""
 
+import signal
+
 from rich.console import Console
 
 from flows.commands import raise_on_mismatch
@@ -82,4 +84,22 @@ def _describe_cluster(config: ClusterConfig) -> str:
 def _run_flow(plan: Plan, *, fresh: bool) -> dict[str, Json]:
     from flows.pipeline import pipeline
 
+    _start_server()
     return pipeline(plan.config, fresh=fresh, forced_key=plan.run_key)
+
+
+def _start_server() -> None:
+    """Start Prefect's embedded server, unless the user has one, out of the reach of Ctrl-C.
+
+    A terminal sends Ctrl-C to every process in the foreground. The server must outlive it by the
+    moment that it takes to record the interrupted run; it inherits a mask that blocks the signal,
+    and ends with this process. A Ctrl-C meanwhile is delivered right after.
+    """
+    from prefect.client.orchestration import get_client
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        with get_client(sync_client=True) as client:
+            client.hello()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

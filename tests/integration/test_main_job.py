@@ -6,6 +6,7 @@ Each run starts Prefect's embedded server and a local Ray, as a user's does.
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -71,18 +72,26 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 
 
 def kill_session(process: subprocess.Popen[str]) -> None:
-    """SIGKILL every process of the session: the driver, Ray, its workers, the server."""
+    """SIGKILL every process of the run: the driver, Ray, its workers, the server."""
+    for pid in members(process.pid):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    process.communicate(timeout=60)
+
+
+def members(session: int) -> list[int]:
+    """Living processes of a session."""
+    found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            fields = stat.read_text().rsplit(")", 1)[1].split()
+            state, _, _, number, *_ = stat.read_text().rsplit(")", 1)[1].split()
         except OSError:
             continue
-        if int(fields[3]) == process.pid:  # session id
-            try:
-                os.kill(int(stat.parent.name), signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-    process.communicate(timeout=60)
+        if int(number) == session and state != "Z":
+            found.append(int(stat.parent.name))
+    return found
 
 
 def the_run(home: Path) -> Path:
@@ -161,11 +170,14 @@ def test_a_mismatch_fails_with_exit_code_3(undisturbed: Path) -> None:
     assert "got 2 different outputs on 16 images" in err
 
 
-def test_two_workers_ship_the_same_bytes(undisturbed: Path, tmp_path: Path) -> None:
-    code, _, err = finish(start(tmp_path, "run", "--set", "cluster.n_workers=2"))
+def test_afresh_on_two_workers_it_ships_the_same_bytes(undisturbed: Path) -> None:
+    run, digest = the_run(undisturbed), model_digest(undisturbed)
+    code, _, err = finish(start(undisturbed, "run", "--fresh", "--set", "cluster.n_workers=2"))
     assert code == 0, err
-    assert the_run(tmp_path).name == the_run(undisturbed).name
-    assert model_digest(tmp_path) == model_digest(undisturbed)
+    assert the_run(undisturbed) == run
+    assert run.with_name(f"{run.name}.previous").is_dir()
+    assert json.loads((run / "result.json").read_text())["bnn"]["n_workers"] == 2
+    assert model_digest(undisturbed) == digest
 
 
 def test_killed_in_training_it_resumes_to_the_same_bytes(undisturbed: Path, tmp_path: Path) -> None:
@@ -173,13 +185,15 @@ def test_killed_in_training_it_resumes_to_the_same_bytes(undisturbed: Path, tmp_
     wait_for_training(process, tmp_path)
     kill_session(process)
     assert not list((tmp_path / "runs").glob("*/result.json"))
-    code, _, err = finish(start(tmp_path, "resume", "latest"))
+    code, _, err = finish(start(tmp_path, "run"))
     assert code == 0, err
-    assert "resuming: " in err
+    assert re.search("resuming: .*train RBM: from step [1-9]", err)
     assert model_digest(tmp_path) == model_digest(undisturbed)
 
 
-def test_ctrl_c_stops_everything_and_says_how_to_resume(tmp_path: Path) -> None:
+def test_ctrl_c_stops_everything_and_says_how_to_resume(
+    undisturbed: Path, tmp_path: Path
+) -> None:
     process = start(tmp_path, "run")
     wait_for_training(process, tmp_path)
     os.killpg(process.pid, signal.SIGINT)
@@ -187,6 +201,11 @@ def test_ctrl_c_stops_everything_and_says_how_to_resume(tmp_path: Path) -> None:
     assert code == 130
     assert f"bitspin resume {the_run(tmp_path).name}" in err
     assert "Traceback" not in err
+    assert not members(process.pid)
+    code, _, err = finish(start(tmp_path, "resume", the_run(tmp_path).name[:6]))
+    assert code == 0, err
+    assert "resuming: " in err
+    assert model_digest(tmp_path) == model_digest(undisturbed)
 
 
 def wait_for_training(process: subprocess.Popen[str], home: Path) -> None:
