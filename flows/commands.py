@@ -95,8 +95,12 @@ def show_command(name: str, *, as_json: bool) -> None:
 
 def export_command(name: str, target: str, out: Path) -> None:
     """Write model, library, header and checksums for one target."""
-    from kernels.build import SOURCES, build_library
+    from kernels import read_model
+    from kernels.build import SOURCES, TARGETS, build_library
     from workers.ship import MODEL_FILE, sha256_file
+
+    if target not in TARGETS:
+        raise RunError(f"--target: expected one of {', '.join(TARGETS)}, got {target!r}")
 
     run = find_run(name)
     model = run.run_dir / MODEL_FILE
@@ -105,6 +109,7 @@ def export_command(name: str, target: str, out: Path) -> None:
             f"run {run.run_key}: expected an exported model, got none yet; "
             f"finish it with bitspin resume {run.run_key}"
         )
+    read_model(model.read_bytes())  # a damaged file does not leave the house
     library = build_library(target)
     files = {"model.bspn": model, "bitspin.h": SOURCES / "bitspin.h", "libbitspin.so": library}
     for file, source in files.items():

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+import bnn
 from flows.cli import main
+from flows.config_file import load_config
 from flows.exits import ExitCode, VerificationError, exit_code_of
-from flows.plan import make_plan
+from flows.plan import make_plan, owned
 
 
 @pytest.fixture(autouse=True)
@@ -117,6 +119,52 @@ def test_a_run_directory_that_is_a_file_is_exit_code_2(
     code, _, err = bitspin("run", "--set", "data.name=digits")
     assert code == 2
     assert "set BITSPIN_HOME" in err
+
+
+def started_run(home: Path) -> Path:
+    """A run on disk that has exported a model and not finished."""
+    net = bnn.BinaryConvNet((4, 4, 1), 3, widths=(8,))
+    with owned(make_plan(load_config(None, ["data.name=digits"])), fresh=False):
+        (run_dir,) = (home / "runs").glob("*/")
+        bnn.export(net, run_dir / "model.bspn")
+    return run_dir
+
+
+def test_export_writes_a_model_and_refuses_a_corrupt_one(bitspin, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    model = started_run(tmp_path / "home") / "model.bspn"
+    out = tmp_path / "out"
+    code, _, err = bitspin("export", "latest", "--target", "x86_64-linux", "--out", str(out))
+    assert code == 0, err
+    assert (out / "model.bspn").read_bytes() == model.read_bytes()
+    data = bytearray(model.read_bytes())
+    data[100] ^= 1
+    model.write_bytes(data)
+    code, _, err = bitspin("export", "latest", "--target", "x86_64-linux", "--out", str(out))
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "crc" in err or "checksum" in err
+
+
+def test_export_to_an_unknown_target_lists_the_known_ones(bitspin) -> None:  # type: ignore[no-untyped-def]
+    code, _, err = bitspin("export", "latest", "--target", "toaster")
+    assert code == 2
+    assert "expected one of x86_64-linux, aarch64-linux" in err
+
+
+def test_a_run_of_other_code_is_not_continued_unasked(
+    bitspin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # type: ignore[no-untyped-def]
+    key = started_run(tmp_path / "home").name
+    monkeypatch.setattr("workers.identity.code_digest", lambda: "changed since")
+    make_plan.cache_clear()
+    code, _, err = bitspin("resume", "latest")
+    assert code == 2
+    assert f"run {key}: expected the code" in err
+    assert "--allow-code-change" in err
+    done = []
+    monkeypatch.setattr("flows.execute.execute", lambda plan, fresh: done.append(plan))
+    assert bitspin("resume", "latest", "--allow-code-change")[0] == 0
+    assert [(plan.run_key, plan.run_dir.name) for plan in done] == [(key, key)]
 
 
 def test_a_dry_run_starts_nothing(bitspin, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -191,9 +191,7 @@ def test_killed_in_training_it_resumes_to_the_same_bytes(undisturbed: Path, tmp_
     assert model_digest(tmp_path) == model_digest(undisturbed)
 
 
-def test_ctrl_c_stops_everything_and_says_how_to_resume(
-    undisturbed: Path, tmp_path: Path
-) -> None:
+def test_ctrl_c_stops_everything_and_says_how_to_resume(undisturbed: Path, tmp_path: Path) -> None:
     process = start(tmp_path, "run")
     wait_for_training(process, tmp_path)
     os.killpg(process.pid, signal.SIGINT)
