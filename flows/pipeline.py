@@ -52,6 +52,7 @@ class Session:
     started: float = field(default_factory=time.time)
     stop: threading.Event = field(default_factory=threading.Event)
     context_ref: Any = None  # Ray's reference to the RunContext
+    started_steps: dict[str, Any] = field(default_factory=dict)  # Ray's references to their values
 
 
 class Handle:
@@ -129,12 +130,15 @@ def _run_steps(handle: Handle) -> dict[str, Json]:
     name="prepare data", task_run_name="prepare data", cache_policy=NO_CACHE, persist_result=False
 )
 def prepare(handle: Handle) -> str:
-    """Hand the verified data to the cluster."""
+    """Hand the verified data to the cluster and start the steps that need nothing else."""
     session, data = handle.session, handle.session.plan.data
     session.display.begin("prepare data")
     plan = session.plan
     context = RunContext(plan.run_dir, plan.run_key, plan.config, data)
     session.context_ref = share(context)
+    for name, step in STEPS.items():  # here, because the table's order is the best use of cores
+        if not step.after:
+            session.started_steps[name] = _start(session, name)
     get_run_logger().info("%s, %s. %s", data.name, data.source, data.reason)
     note = f"{data.name}: {len(data.train_labels):,} + {len(data.test_labels):,}"
     session.display.end("prepare data", note)
@@ -146,13 +150,16 @@ def run_step(handle: Handle, name: str, after: Sequence[object]) -> dict[str, Js
     """Start a step on Ray, follow its progress, and return what it published."""
     session, step = handle.session, STEPS[name]
     session.display.begin(step.title)
-    reference = start_step(name, session.context_ref, session.plan.config.cluster)
-    values = _watch(session, name, reference)
+    values = _watch(session, name, session.started_steps.get(name) or _start(session, name))
     seconds = values.get("seconds")
     session.display.end(step.title, f"{seconds} s")
     get_run_logger().info("%s: done in %s s of work", step.title, seconds)
     # Curves and tables are on disk; the task's result stays small.
     return {key: v for key, v in values.items() if not isinstance(v, list | dict)}
+
+
+def _start(session: Session, name: str) -> Any:
+    return start_step(name, session.context_ref, session.plan.config.cluster)
 
 
 def _watch(session: Session, name: str, reference: Any) -> dict[str, Json]:

@@ -83,7 +83,10 @@ def fit_tbm(context: RunContext) -> Outcome:
 
 def train_qbm(context: RunContext) -> Outcome:
     """Train the quantum machine on the Bernoulli mixture."""
-    fit = rbm.quantum.fit_quantum(context.config.qbm, on_step=_reporter(context, "train_qbm"))
+    report = _reporter(context, "train_qbm")
+    fit = rbm.quantum.fit_quantum(context.config.qbm, on_step=report)
+    n_steps = context.config.qbm.n_steps
+    report(n_steps, n_steps, fit.kl)
     field = fit.machine.transverse_field
     values: dict[str, Json] = {
         "kl": fit.kl,
@@ -95,7 +98,10 @@ def train_qbm(context: RunContext) -> Outcome:
 
 def train_bm(context: RunContext) -> Outcome:
     """Train the classical machine with the same graph on the same mixture."""
-    fit = rbm.quantum.fit_classical(context.config.qbm, on_step=_reporter(context, "train_bm"))
+    report = _reporter(context, "train_bm")
+    fit = rbm.quantum.fit_classical(context.config.qbm, on_step=report)
+    n_steps = context.config.qbm.n_classical_steps
+    report(n_steps, n_steps, fit.kl)
     values: dict[str, Json] = {"kl": fit.kl, "curve": learning_curve(context.run_dir, "train_bm")}
     return Outcome(values, _named(fit.machine.parameters()))
 
@@ -104,7 +110,7 @@ def _reporter(context: RunContext, part: str) -> OnStep:
     log = ProgressLog(progress_path(context.run_dir, part))
 
     def report(step: int, n_steps: int, kl: float) -> None:
-        if step % max(1, n_steps // _N_QUANTUM_EVENTS) == 0:
+        if step % max(1, n_steps // _N_QUANTUM_EVENTS) == 0 or step == n_steps:
             log.report(step, n_steps, {"kl": kl})
 
     return report
