@@ -29,7 +29,7 @@ from flows.publish import publish_result  # noqa: E402
 from workers.config import RunConfig  # noqa: E402
 from workers.context import RunContext, published  # noqa: E402
 from workers.progress import ProgressReader  # noqa: E402
-from workers.runtime import cluster, share, start_step, step_values, wait_for  # noqa: E402
+from workers.runtime import check_storage, cluster, share, start_step, step_values, wait_for  # noqa: E402
 from workers.steps import STEPS  # noqa: E402
 from workers.storage import Json  # noqa: E402
 from workers.training import checkpoint_store, progress_path  # noqa: E402
@@ -109,6 +109,7 @@ def pipeline(
             console.print(f"resuming: {session.resumed_from}", soft_wrap=True, highlight=False)
         with cluster(config.cluster), session.display:
             try:
+                check_storage(plan.run_dir, config.cluster)
                 return _run_steps(Handle(session))
             except BaseException:
                 session.stop.set()  # the waiting tasks see it and let go

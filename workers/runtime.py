@@ -3,9 +3,11 @@
 import logging
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,11 +20,12 @@ if TYPE_CHECKING:
     from workers.context import RunContext
     from workers.storage import Json
 
-_ROOMS = ("kernels", "bnn", "rbm", "workers")
+_ROOMS = ("kernels", "bnn", "rbm", "workers", "flows")
 _CONNECT_SECONDS = 5.0
 _PROBE_SECONDS = 20.0  # with the connection test under the 30 s after which a user gives up
 _OBJECT_STORE_BYTES = 512 * 2**20
 _MAX_RETRIES = 3
+_STORAGE_SECONDS = 60.0  # until a node has unpacked the code and looked
 
 _RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -140,13 +143,14 @@ def _connect(config: ClusterConfig) -> None:
     import ray
 
     if config.address != "local":
-        rooms = [str(Path(str(import_module(room).__file__)).parent) for room in _ROOMS]
-        ray.init(
-            address=config.address,
-            runtime_env={"py_modules": rooms},
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        with tempfile.TemporaryDirectory() as code:
+            _copy_rooms(Path(code))
+            ray.init(
+                address=config.address,
+                runtime_env={"working_dir": code},
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
         return
     ray.init(
         address="local",
@@ -157,6 +161,39 @@ def _connect(config: ClusterConfig) -> None:
         log_to_driver=False,
         logging_level=logging.ERROR,
     )
+
+
+def _copy_rooms(code: Path) -> None:
+    """Copy the packages side by side: what the workers of a foreign cluster run."""
+    for room in _ROOMS:
+        source = Path(str(import_module(room).__file__)).parent
+        shutil.copytree(source, code / room, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def check_storage(run_dir: Path, config: ClusterConfig) -> None:
+    """Make sure that every node of a foreign cluster sees the run's directory.
+
+    Raises
+    ------
+    ClusterError
+        If one does not; it is named.
+    """
+    if config.address == "local":
+        return
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    look = ray.remote(num_cpus=0)(Path.is_dir)
+    for node in ray.nodes():  # type: ignore[no-untyped-call]
+        if not node["Alive"]:
+            continue
+        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        seen = look.options(scheduling_strategy=there).remote(run_dir)
+        if not ray.get(seen, timeout=_STORAGE_SECONDS):
+            raise ClusterError(
+                f"run directory: expected every node to see {run_dir}, got none of it on "
+                f"{node['NodeManagerAddress']}; set BITSPIN_HOME to storage that all nodes share"
+            )
 
 
 def _check_cores(config: ClusterConfig) -> None:

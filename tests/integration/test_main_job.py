@@ -9,8 +9,10 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -191,6 +193,34 @@ def test_killed_in_training_it_resumes_to_the_same_bytes(undisturbed: Path, tmp_
     assert model_digest(tmp_path) == model_digest(undisturbed)
 
 
+def test_on_a_running_cluster_it_ships_the_same_bytes(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0123456789abcdef" * 4)
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    command = ["ray", "start", "--head", "--block", "--num-cpus=2", f"--port={port}"]
+    options = ["--node-ip-address=127.0.0.1", "--include-dashboard=false"]
+    head = subprocess.Popen(
+        [Path(sys.executable).with_name(command[0]), *command[1:], *options],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        text=True,
+    )
+    try:
+        wait_for_port(head, port)
+        code, _, err = finish(start(tmp_path, "run", "--ray-address", f"127.0.0.1:{port}"))
+    finally:
+        kill_session(head)
+    assert code == 0, err
+    assert the_run(tmp_path).name == the_run(undisturbed).name
+    assert model_digest(tmp_path) == model_digest(undisturbed)
+
+
 def test_ctrl_c_stops_everything_and_says_how_to_resume(undisturbed: Path, tmp_path: Path) -> None:
     process = start(tmp_path, "run")
     wait_for_training(process, tmp_path)
@@ -206,10 +236,20 @@ def test_ctrl_c_stops_everything_and_says_how_to_resume(undisturbed: Path, tmp_p
     assert model_digest(tmp_path) == model_digest(undisturbed)
 
 
+def wait_for_port(process: subprocess.Popen[str], port: int) -> None:
+    """Return once somebody listens on the port."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "the cluster ended"
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise AssertionError("the cluster did not start")
+
+
 def wait_for_training(process: subprocess.Popen[str], home: Path) -> None:
     """Return once the RBM's training has been saved and is not over."""
-    import time
-
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()[1]
