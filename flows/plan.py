@@ -19,6 +19,7 @@ from workers.config import RunConfig
 from workers.datasets import ImageData, load, load_default, load_user_data
 from workers.identity import machine_arithmetic, run_key
 from workers.storage import Json, read_json, write_bytes, write_json
+from workers.train_rbm import unit_grid
 
 _FREE_BYTES = 300 * 2**20  # checkpoints, pictures and libraries of one run, with room to spare
 _WAIT_SECONDS = 10.0  # what a killed run may take until its processes are gone
@@ -76,7 +77,7 @@ def make_plan(config: RunConfig, forced_key: str | None = None) -> Plan:
     # The digest stands for the data: the same bytes found elsewhere are the same run.
     decisive: dict[str, Json] = {**tree, "data": {"seed": config.data.seed}}
     key = forced_key or run_key(decisive, data.digest, arithmetic)
-    height, width = data.train_images.shape[1:3]
+    height, width = unit_grid(data)
     widths = "-".join(str(n) for n in config.bnn.widths)
     title = f"{data.name}: binary convnet {widths}, RBM {height * width}x{config.rbm.n_hidden}"
     identity: dict[str, Json] = {

@@ -5,7 +5,7 @@ import torch
 import rbm
 from workers.context import Outcome, RunContext, upstream
 from workers.storage import Json
-from workers.train_rbm import binary_rows
+from workers.train_rbm import binary_rows, unit_grid
 
 _N_SAMPLES = 64
 _N_FILTERS = 64
@@ -51,7 +51,7 @@ def evaluate_rbm(context: RunContext) -> Outcome:
         "floor_log_likelihood": rbm.independent_log_likelihood(train, test),
     }
     completion_values, tensors = _complete(context, machine, train, test)
-    height, width = context.data.test_images.shape[1:3]
+    height, width = unit_grid(context.data)
     chains = upstream(context, "train_rbm").tensors["chain_visible"][:_N_SAMPLES]
     _, p_visible = rbm.tasks.sample(machine, chains, n_steps=_N_SAMPLE_SWEEPS, seed=config.seed)
     tensors["rbm_samples"] = p_visible.reshape(-1, height, width).to(torch.float32)
@@ -63,9 +63,10 @@ def evaluate_rbm(context: RunContext) -> Outcome:
 def _complete(
     context: RunContext, machine: rbm.RBM, train: torch.Tensor, test: torch.Tensor
 ) -> tuple[dict[str, Json], dict[str, torch.Tensor]]:
-    """Fill in the lower halves of test images; the floor is each pixel's majority in training."""
-    height, width = context.data.test_images.shape[1:3]
-    known = rbm.tasks.upper_half_known(height, width)
+    """Fill in the second halves of test samples; the floor is each unit's majority in training."""
+    height, width = unit_grid(context.data)
+    # A table is a single row of units: read it downwards to know its first half.
+    known = rbm.tasks.upper_half_known(*((height, width) if height > 1 else (width, 1)))
     p_on = train.to(torch.float32).mean(dim=0)
     truth = test[:_N_COMPLETED].to(torch.float32)
     completed = rbm.tasks.complete(machine, truth, known, p_on=p_on, seed=context.config.rbm.seed)

@@ -17,17 +17,29 @@ _THRESHOLD = 128
 _N_QUANTUM_EVENTS = 100
 
 
+def unit_grid(data: ImageData) -> tuple[int, int]:
+    """Height and width of the visible layer: those of the images, or (1, columns) of a table."""
+    height, width, channels = data.train_images.shape[1:]
+    return (1, channels) if height == width == 1 else (height, width)
+
+
 def binary_rows(data: ImageData, part: str) -> Tensor:
-    """Images of the "train" or "test" part as rows of {0, 1}; colours are averaged first.
+    """Samples of the "train" or "test" part as rows of {0, 1}.
+
+    Colours are averaged and are on from 128; a column of a table is on above its training median,
+    because its middle says nothing about how it is distributed.
 
     Returns
     -------
     Tensor
-        Shape (n_samples, height * width), uint8.
+        Shape (n_samples, height * width) of :func:`unit_grid`, uint8.
     """
     images = data.train_images if part == "train" else data.test_images
-    grey = images[..., 0] if images.shape[-1] == 1 else images.mean(axis=-1)
-    return torch.from_numpy((grey >= _THRESHOLD).astype("uint8")).flatten(1)
+    if images.shape[1:3] == (1, 1):
+        on = images > np.median(data.train_images, axis=0)
+    else:
+        on = images.mean(axis=-1) >= _THRESHOLD if images.shape[-1] > 1 else images >= _THRESHOLD
+    return torch.from_numpy(on.astype(np.uint8)).flatten(1)
 
 
 def train_rbm(context: RunContext) -> Outcome:
