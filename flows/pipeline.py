@@ -175,7 +175,7 @@ def _watch(session: Session, name: str, reference: Any) -> dict[str, Json]:
         event = reader.latest()
         if event is not None:
             note = ", ".join(
-                f"{key} {value:.4g}"
+                f"{key.replace('_', ' ')} {value:.4g}"
                 for key, value in event.items()
                 if key not in ("step", "n_steps")
             )

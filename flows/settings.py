@@ -5,6 +5,7 @@ nothing out, and give a loaded machine time to start.
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 _DEFAULTS = {
@@ -34,5 +35,7 @@ def set_prefect_environment() -> None:
     """Fill in what the user has not set. Must run before the first import of prefect."""
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
-    if "PREFECT_API_URL" not in os.environ:
-        os.environ.setdefault("PREFECT_HOME", str(runs_directory() / ".prefect"))
+    if "PREFECT_API_URL" not in os.environ and "PREFECT_HOME" not in os.environ:
+        os.environ["PREFECT_HOME"] = str(runs_directory() / ".prefect")
+        with suppress(OSError):  # prefect makes the last folder itself, and complains if it cannot
+            runs_directory().mkdir(parents=True, exist_ok=True)
