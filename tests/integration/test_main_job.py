@@ -105,6 +105,14 @@ def model_digest(home: Path) -> str:
     return hashlib.sha256((the_run(home) / "model.bspn").read_bytes()).hexdigest()
 
 
+def weights_digests(home: Path) -> dict[str, str]:
+    """Of everything that was trained: what ships, and the weights behind it."""
+    paths = {"model": the_run(home) / "model.bspn"}
+    for step in ("train_bnn", "train_twin", "train_rbm", "train_qbm"):
+        paths[step] = the_run(home) / "steps" / step / "tensors.safetensors"
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in paths.items()}
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     home = tmp_path_factory.mktemp("undisturbed")
@@ -173,13 +181,13 @@ def test_a_mismatch_fails_with_exit_code_3(undisturbed: Path) -> None:
 
 
 def test_afresh_on_two_workers_it_ships_the_same_bytes(undisturbed: Path) -> None:
-    run, digest = the_run(undisturbed), model_digest(undisturbed)
+    run, digests = the_run(undisturbed), weights_digests(undisturbed)
     code, _, err = finish(start(undisturbed, "run", "--fresh", "--set", "cluster.n_workers=2"))
     assert code == 0, err
     assert the_run(undisturbed) == run
     assert run.with_name(f"{run.name}.previous").is_dir()
     assert json.loads((run / "result.json").read_text())["bnn"]["n_workers"] == 2
-    assert model_digest(undisturbed) == digest
+    assert weights_digests(undisturbed) == digests
 
 
 def test_killed_in_training_it_resumes_to_the_same_bytes(undisturbed: Path, tmp_path: Path) -> None:
@@ -190,7 +198,20 @@ def test_killed_in_training_it_resumes_to_the_same_bytes(undisturbed: Path, tmp_
     code, _, err = finish(start(tmp_path, "run"))
     assert code == 0, err
     assert re.search("resuming: .*train RBM: from step [1-9]", err)
-    assert model_digest(tmp_path) == model_digest(undisturbed)
+    assert weights_digests(tmp_path) == weights_digests(undisturbed)
+
+
+def test_a_killed_worker_is_replaced_and_goes_on(undisturbed: Path, tmp_path: Path) -> None:
+    process = start(tmp_path, "run")
+    wait_for_training(process, tmp_path)
+    for pid in members(process.pid):
+        if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::train RBM"):
+            os.kill(pid, signal.SIGKILL)
+    code, _, err = finish(process)
+    assert code == 0, err
+    manifest = json.loads((the_run(tmp_path) / "steps/train_rbm/manifest.json").read_text())
+    assert manifest["values"]["resumed_from_step"] > 0
+    assert weights_digests(tmp_path) == weights_digests(undisturbed)
 
 
 def test_on_a_running_cluster_it_ships_the_same_bytes(
@@ -218,7 +239,7 @@ def test_on_a_running_cluster_it_ships_the_same_bytes(
         kill_session(head)
     assert code == 0, err
     assert the_run(tmp_path).name == the_run(undisturbed).name
-    assert model_digest(tmp_path) == model_digest(undisturbed)
+    assert weights_digests(tmp_path) == weights_digests(undisturbed)
 
 
 def test_ctrl_c_stops_everything_and_says_how_to_resume(undisturbed: Path, tmp_path: Path) -> None:
@@ -233,7 +254,7 @@ def test_ctrl_c_stops_everything_and_says_how_to_resume(undisturbed: Path, tmp_p
     code, _, err = finish(start(tmp_path, "resume", the_run(tmp_path).name[:6]))
     assert code == 0, err
     assert "resuming: " in err
-    assert model_digest(tmp_path) == model_digest(undisturbed)
+    assert weights_digests(tmp_path) == weights_digests(undisturbed)
 
 
 def wait_for_port(process: subprocess.Popen[str], port: int) -> None:
