@@ -32,6 +32,11 @@ def exit_code_of(error: BaseException) -> ExitCode:
         _say("interrupted")
         return code
     line = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError) and error.errno in _STORAGE_ERRORS:
+        line = (
+            f"run directory: expected to write, got: {error.strerror}; make room or set "
+            "BITSPIN_HOME, then go on with bitspin resume latest"
+        )
     if code is ExitCode.FAILED:
         with tempfile.NamedTemporaryFile(
             "w", prefix="bitspin-", suffix=".log", delete=False

@@ -53,6 +53,13 @@ class Session:
     stop: threading.Event = field(default_factory=threading.Event)
     context_ref: Any = None  # Ray's reference to the RunContext
     started_steps: dict[str, Any] = field(default_factory=dict)  # Ray's references to their values
+    error: BaseException | None = None
+
+    def fail(self, error: BaseException) -> None:
+        """Keep the first error of a step, and let the others go: what they saved stays."""
+        if self.error is None:
+            self.error = error
+        self.stop.set()
 
 
 class Handle:
@@ -123,7 +130,11 @@ def _run_steps(handle: Handle) -> dict[str, Json]:
         after = [futures[other] for other in step.after] or [prepared]
         named = run_step.with_options(name=step.title, task_run_name=step.title)
         futures[name] = named.submit(handle, name, after)
-    result: dict[str, Json] = report.submit(handle, list(futures.values())).result()
+    reported = report.submit(handle, list(futures.values()))
+    reported.wait()
+    if handle.session.error is not None:  # Prefect would say only that the report is not ready
+        raise handle.session.error
+    result: dict[str, Json] = reported.result()
     return result
 
 
@@ -151,7 +162,11 @@ def run_step(handle: Handle, name: str, after: Sequence[object]) -> dict[str, Js
     """Start a step on Ray, follow its progress, and return what it published."""
     session, step = handle.session, STEPS[name]
     session.display.begin(step.title)
-    values = _watch(session, name, session.started_steps.get(name) or _start(session, name))
+    try:
+        values = _watch(session, name, session.started_steps.get(name) or _start(session, name))
+    except BaseException as error:
+        session.fail(error)
+        raise
     seconds = values.get("seconds")
     session.display.end(step.title, f"{seconds} s")
     get_run_logger().info("%s: done in %s s of work", step.title, seconds)

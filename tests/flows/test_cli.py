@@ -197,8 +197,9 @@ def test_no_runs_yet_is_not_an_error(bitspin) -> None:  # type: ignore[no-untype
 def test_exit_codes_of_what_can_go_wrong(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code_of(VerificationError("3 differ")) is ExitCode.MISMATCH == 3
     assert exit_code_of(KeyboardInterrupt()) is ExitCode.INTERRUPTED == 130
-    assert exit_code_of(OSError(28, "No space left on device")) is ExitCode.BAD_INPUT == 2
     capsys.readouterr()
+    assert exit_code_of(OSError(28, "No space left on device")) is ExitCode.BAD_INPUT == 2
+    assert "No space left on device; make room" in capsys.readouterr().err
     assert exit_code_of(ZeroDivisionError("oh")) is ExitCode.FAILED == 1
     line = capsys.readouterr().err
     log = Path(line.rsplit(": ", 1)[1].rstrip(")\n"))

@@ -214,6 +214,36 @@ def test_a_killed_worker_is_replaced_and_goes_on(undisturbed: Path, tmp_path: Pa
     assert weights_digests(tmp_path) == weights_digests(undisturbed)
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=330m", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("a disk of 330 MB is missing: mounting one needs root")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def test_a_disk_that_fills_up_is_one_line_and_costs_nothing(
+    undisturbed: Path, small_disk: Path
+) -> None:
+    process = start(small_disk, "run")
+    wait_for_training(process, small_disk)
+    filler = small_disk / "filler"
+    with filler.open("wb", buffering=0) as stream, pytest.raises(OSError, match="No space left"):
+        while True:
+            stream.write(bytes(1 << 20))
+    code, _, err = finish(process)
+    assert code == 2
+    assert "No space left on device; make room" in err
+    assert "Traceback" not in err
+    filler.unlink()
+    code, _, err = finish(start(small_disk, "resume", "latest"))
+    assert code == 0, err
+    assert weights_digests(small_disk) == weights_digests(undisturbed)
+
+
 def test_on_a_running_cluster_it_ships_the_same_bytes(
     undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
