@@ -7,8 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from flows.exits import VerificationError
-from flows.runs import RESULT, RunError, find_run, list_runs, read_result
+from flows.runs import RunError, find_run, list_runs, read_result
 from workers.storage import Json, write_bytes
 
 
@@ -144,26 +143,6 @@ def data_get_command(name: str) -> None:
     from workers.datasets import fetch
 
     Console().print(f"{name}: verified, in {fetch(name)}", soft_wrap=True)
-
-
-def raise_on_mismatch(result: dict[str, Json]) -> None:
-    """Fail a run whose binaries do not return the integer network's integers.
-
-    Raises
-    ------
-    VerificationError
-        If there is a mismatch on the host or on ARM.
-    """
-    verify = result.get("verify")
-    if not isinstance(verify, dict):
-        raise VerificationError(f"{RESULT}: expected a verify section, got none")
-    for place in ("host", "arm"):
-        n, n_images = verify.get(f"{place}_mismatches"), verify.get(f"{place}_images")
-        if n != 0:
-            raise VerificationError(
-                f"verification: expected the {place} runtime to equal the integer network, "
-                f"got {n} different outputs on {n_images} images"
-            )
 
 
 def _plain(value: object) -> Json:

@@ -4,7 +4,7 @@ import signal
 
 from rich.console import Console
 
-from flows.commands import raise_on_mismatch
+from flows.exits import VerificationError, raise_on_mismatch
 from flows.plan import Plan, check_run_directory
 from flows.runs import find_run, read_result
 from flows.summary import summary_table
@@ -34,6 +34,8 @@ def execute(plan: Plan, *, fresh: bool) -> None:
             errors.print(line, soft_wrap=True, highlight=False)
         try:
             result = _run_flow(plan, fresh=fresh)
+        except VerificationError:  # raised again below: the report is written and worth seeing
+            result = read_result(find_run(plan.run_key))
         except KeyboardInterrupt:
             errors.print(f"stopped; go on with: bitspin resume {plan.run_key}", soft_wrap=True)
             raise

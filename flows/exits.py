@@ -6,6 +6,10 @@ import tempfile
 import traceback
 from enum import IntEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from workers.storage import Json
 
 
 class ExitCode(IntEnum):
@@ -20,6 +24,26 @@ class ExitCode(IntEnum):
 
 class VerificationError(RuntimeError):
     """A runtime did not return the integer network's integers."""
+
+
+def raise_on_mismatch(result: "dict[str, Json]") -> None:
+    """Fail a run whose binaries do not return the integer network's integers.
+
+    Raises
+    ------
+    VerificationError
+        If there is a mismatch on the host or on ARM.
+    """
+    verify = result.get("verify")
+    if not isinstance(verify, dict):
+        raise VerificationError("result: expected a verify section, got none")
+    for place in ("host", "arm"):
+        n, n_images = verify.get(f"{place}_mismatches"), verify.get(f"{place}_images")
+        if n != 0:
+            raise VerificationError(
+                f"verification: expected the {place} runtime to equal the integer network, "
+                f"got {n} different outputs on {n_images} images"
+            )
 
 
 _STORAGE_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT)

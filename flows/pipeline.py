@@ -24,6 +24,7 @@ from prefect.runtime import flow_run  # noqa: E402
 from rich.console import Console  # noqa: E402
 
 from flows.display import Display  # noqa: E402
+from flows.exits import raise_on_mismatch  # noqa: E402
 from flows.plan import Plan, make_plan, owned  # noqa: E402
 from flows.publish import publish_result  # noqa: E402
 from workers.config import RunConfig  # noqa: E402
@@ -107,6 +108,11 @@ def pipeline(
     -------
     dict
         The run's result record, as in ``result.json``.
+
+    Raises
+    ------
+    VerificationError
+        If a binary did not return the integer network's integers; the report is written before.
     """
     plan = make_plan(config, forced_key)
     console = Console(stderr=True)
@@ -117,10 +123,12 @@ def pipeline(
         with cluster(config.cluster), session.display:
             try:
                 check_storage(plan.run_dir, config.cluster)
-                return _run_steps(Handle(session))
+                result = _run_steps(Handle(session))
             except BaseException:
                 session.stop.set()  # the waiting tasks see it and let go
                 raise
+    raise_on_mismatch(result)
+    return result
 
 
 def _run_steps(handle: Handle) -> dict[str, Json]:

@@ -167,18 +167,24 @@ def test_export_writes_what_a_phone_needs(undisturbed: Path, tmp_path: Path) -> 
     assert sums["model.bspn"] == model_digest(undisturbed)
 
 
-def test_a_mismatch_fails_with_exit_code_3(undisturbed: Path) -> None:
-    path = the_run(undisturbed) / "result.json"
-    original = path.read_text()
-    result = json.loads(original)
-    result["verify"]["arm_mismatches"] = 2
+def test_a_mismatch_fails_the_run_with_exit_code_3(undisturbed: Path) -> None:
+    """As if the emulated binary had answered two images differently."""
+    manifest = the_run(undisturbed) / "steps" / "verify_arm" / "manifest.json"
+    original = manifest.read_text()
+    record = json.loads(original)
+    record["values"]["arm_mismatches"] = 2
+    result = the_run(undisturbed) / "result.json"
     try:
-        path.write_text(json.dumps(result))
-        code, _, err = finish(start(undisturbed, "run"))
+        manifest.write_text(json.dumps(record))
+        result.unlink()
+        for _ in ("the run that finds it", "the finished run, asked again"):
+            code, out, err = finish(start(undisturbed, "run"))
+            assert code == 3
+            assert "got 2 different outputs on 16 images" in err
+            assert "report.html" in out
     finally:
-        path.write_text(original)
-    assert code == 3
-    assert "got 2 different outputs on 16 images" in err
+        manifest.write_text(original)
+        result.unlink()
 
 
 def test_afresh_on_two_workers_it_ships_the_same_bytes(undisturbed: Path) -> None:
