@@ -4,10 +4,13 @@ Each step is one Prefect task that starts the step on Ray, watches its progress 
 small published record. Futures are passed on, so the run's graph in the UI has arrows.
 """
 
+import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any, cast
 from uuid import UUID
 
@@ -51,7 +54,8 @@ class Session:
     display: Display
     resumed_from: str | None
     started: float = field(default_factory=time.time)
-    stop: threading.Event = field(default_factory=threading.Event)
+    stopping: bool = False  # the waiting tasks see it and let go
+    interrupted: bool = False
     context_ref: Any = None  # Ray's reference to the RunContext
     started_steps: dict[str, Any] = field(default_factory=dict)  # Ray's references to their values
     error: BaseException | None = None
@@ -60,7 +64,12 @@ class Session:
         """Keep the first error of a step, and let the others go: what they saved stays."""
         if self.error is None:
             self.error = error
-        self.stop.set()
+        self.stopping = True
+
+    def interrupt(self, number: int, frame: FrameType | None) -> None:
+        """Take note of Ctrl-C; a second one does not wait for the tasks to let go."""
+        self.interrupted = self.stopping = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Handle:
@@ -123,12 +132,33 @@ def pipeline(
         with cluster(config.cluster), session.display:
             try:
                 check_storage(plan.run_dir, config.cluster)
-                result = _run_steps(Handle(session))
+                with _interruptible(session):
+                    result = _run_steps(Handle(session))
             except BaseException:
-                session.stop.set()  # the waiting tasks see it and let go
+                session.stopping = True
                 raise
     raise_on_mismatch(result)
     return result
+
+
+@contextmanager
+def _interruptible(session: Session) -> Iterator[None]:
+    """Let Ctrl-C set a mark that the tasks poll, for the length of the block.
+
+    Python would raise KeyboardInterrupt between any two instructions of the main thread, which
+    waits in Prefect's code; a lock that is held there would never be released.
+    """
+    handled = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+    if handled:
+        signal.signal(signal.SIGINT, session.interrupt)
+    try:
+        yield
+    finally:
+        if handled:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _run_steps(handle: Handle) -> dict[str, Json]:
@@ -140,6 +170,8 @@ def _run_steps(handle: Handle) -> dict[str, Json]:
         futures[name] = named.submit(handle, name, after)
     reported = report.submit(handle, list(futures.values()))
     reported.wait()
+    if handle.session.interrupted:
+        raise KeyboardInterrupt
     if handle.session.error is not None:  # Prefect would say only that the report is not ready
         raise handle.session.error
     result: dict[str, Json] = reported.result()
@@ -208,7 +240,7 @@ def _watch(session: Session, name: str, reference: Any) -> dict[str, Json]:
                 updated = time.monotonic()
         if done:
             return step_values(reference)
-        if session.stop.is_set():
+        if session.stopping:
             raise Interrupted(f"{step.title}: stopped")
 
 

@@ -57,6 +57,8 @@ def start(home: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:
     environment = {name: v for name, v in os.environ.items() if not name.startswith("PREFECT_")}
     settings = [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
     command = [sys.executable, "-m", "flows.cli", arguments[0]]
+    # Where the tests run in the background of a shell, Ctrl-C is ignored and that is inherited.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     return subprocess.Popen(
         [*command, *(settings if arguments[0] == "run" else []), *arguments[1:]],
         env={**environment, "BITSPIN_HOME": str(home)},
@@ -70,7 +72,16 @@ def start(home: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=TIMEOUT_SECONDS)
+    try:
+        out, err = process.communicate(timeout=TIMEOUT_SECONDS)
+    except subprocess.TimeoutExpired:
+        stacks = subprocess.run(
+            [Path(sys.executable).with_name("py-spy"), "dump", "--pid", str(process.pid)],
+            capture_output=True,
+            text=True,
+        )
+        kill_session(process)
+        raise AssertionError(f"not over after {TIMEOUT_SECONDS} s: {stacks.stdout}") from None
     return process.returncode, out, err
 
 
