@@ -26,6 +26,8 @@ from kernels.errors import BackendUnavailable
 
 SOURCES: Final = Path(__file__).parent / "c"
 LIBRARY_NAME: Final = "libbitspin.so"
+PARTS: Final = {"runtime": ("",), "kernels": ("", "host")}
+"""What is built -> folders under ``c``: the runtime that ships, or that and the library face."""
 _INSTALL: Final = "install a C compiler, or: pip install 'bitspin[arm]'"
 _COMMON_FLAGS: Final = (
     *("-O3", "-std=c99", "-Wall", "-Wextra", "-g0", "-shared", "-fPIC", "-s"),
@@ -53,13 +55,15 @@ class _Compiler:
     version: str
 
 
-def build_library(target: str = "host", *, out: Path | None = None) -> Path:
+def build_library(target: str = "host", *, part: str = "runtime", out: Path | None = None) -> Path:
     """Compile the runtime, unless the cache has it already.
 
     Parameters
     ----------
     target
         ``"host"`` or a key of :data:`TARGETS`.
+    part
+        Key of :data:`PARTS`.
     out
         Where a copy is wanted, replaced atomically.
 
@@ -78,12 +82,13 @@ def build_library(target: str = "host", *, out: Path | None = None) -> Path:
     if target != "host" and target not in TARGETS:
         raise ValueError(f"target: expected host or one of {', '.join(TARGETS)}, got {target!r}")
     compiler = find_compiler(target)
-    key = hashlib.sha256(repr((compiler, _COMMON_FLAGS)).encode())
-    for source in sorted(SOURCES.glob("*.[ch]")):
-        key.update(source.name.encode() + b"\0" + source.read_bytes())
+    sources = _sources(part)
+    key = hashlib.sha256(repr((compiler, _COMMON_FLAGS, sources)).encode())
+    for name in sorted(SOURCES.rglob("*.[ch]")):
+        key.update(name.name.encode() + b"\0" + name.read_bytes())
     library = cache_folder() / key.hexdigest() / LIBRARY_NAME
     if not library.exists():
-        _compile(compiler, library)
+        _compile(compiler, sources, library)
     if out is None:
         return library
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
@@ -131,7 +136,14 @@ def _version(command: tuple[str, ...]) -> str:
     return result.stdout.partition("\n")[0]
 
 
-def _compile(compiler: _Compiler, library: Path) -> None:
+def _sources(part: str) -> tuple[str, ...]:
+    """C files of a part, relative to :data:`SOURCES`, in a fixed order."""
+    folders = (SOURCES / folder for folder in PARTS[part])
+    files = (file for folder in folders for file in folder.glob("*.c"))
+    return tuple(sorted(str(file.relative_to(SOURCES)) for file in files))
+
+
+def _compile(compiler: _Compiler, sources: tuple[str, ...], library: Path) -> None:
     """Compile into a temporary folder beside the library and rename: no reader sees a part."""
     try:
         library.parent.mkdir(parents=True, exist_ok=True)
@@ -141,7 +153,8 @@ def _compile(compiler: _Compiler, library: Path) -> None:
                 [
                     *compiler.command,
                     *_COMMON_FLAGS,
-                    *sorted(source.name for source in SOURCES.glob("*.c")),
+                    "-I.",
+                    *sources,
                     *("-o", str(Path(folder) / LIBRARY_NAME)),
                 ],
                 cwd=SOURCES,
