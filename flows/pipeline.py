@@ -169,7 +169,8 @@ def _run_steps(handle: Handle) -> dict[str, Json]:
         named = run_step.with_options(name=step.title, task_run_name=step.title)
         futures[name] = named.submit(handle, name, after)
     reported = report.submit(handle, list(futures.values()))
-    reported.wait()
+    for future in (*futures.values(), reported):  # none may be left in Ray when it shuts down
+        future.wait()
     if handle.session.interrupted:
         raise KeyboardInterrupt
     if handle.session.error is not None:  # Prefect would say only that the report is not ready

@@ -26,8 +26,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.prefect, pytest.mark.arm, pytest.mark
 
 SMALL = {
     "data.name": "digits",
-    "bnn.epochs": 30,
-    "rbm.epochs": 500,
+    "bnn.epochs": 15,
+    "rbm.epochs": 350,
     "rbm.n_hidden": 32,
     "rbm.n_temperatures": 200,
     "qbm.n_steps": 40,
