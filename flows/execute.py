@@ -1,6 +1,9 @@
 """Carry a plan out from the command line, and say what a person wants to know about it."""
 
 import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 from rich.console import Console
 
@@ -86,18 +89,20 @@ def _describe_cluster(config: ClusterConfig) -> str:
 def _run_flow(plan: Plan, *, fresh: bool) -> dict[str, Json]:
     from flows.pipeline import pipeline
 
-    _start_server()
-    return pipeline(plan.config, fresh=fresh, forced_key=plan.run_key)
+    server = _start_server()
+    with _ended_with_this_process(server) if server else nullcontext():
+        return pipeline(plan.config, fresh=fresh, forced_key=plan.run_key)
 
 
-def _start_server() -> None:
-    """Start Prefect's embedded server, unless the user has one, out of the reach of Ctrl-C.
+def _start_server() -> int | None:
+    """Start Prefect's embedded server out of the reach of Ctrl-C; None if the user has one.
 
     A terminal sends Ctrl-C to every process in the foreground. The server must outlive it by the
     moment that it takes to record the interrupted run; it inherits a mask that blocks the signal,
     and ends with this process. A Ctrl-C meanwhile is delivered right after.
     """
     from prefect.client.orchestration import get_client
+    from prefect.server.api.server import SubprocessASGIServer
 
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -105,3 +110,25 @@ def _start_server() -> None:
             client.hello()
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    process = SubprocessASGIServer().server_process
+    return None if process is None else process.pid
+
+
+@contextmanager
+def _ended_with_this_process(pid: int) -> Iterator[None]:
+    """Have another process end with this one, also if this one is killed in the block.
+
+    A shell reads from a pipe that only this process holds open, and nobody writes to.
+    """
+    watch = subprocess.Popen(
+        ["sh", "-c", f"read line; kill {pid}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # out of the reach of Ctrl-C, too
+    )
+    try:
+        yield
+    finally:
+        watch.kill()
+        watch.communicate()
