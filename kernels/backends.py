@@ -51,6 +51,18 @@ def available_backends() -> tuple[str, ...]:
     return tuple(b.name for b in BACKENDS.values() if b.code is None or mask >> b.code & 1)
 
 
+def forced_backend() -> Backend | None:
+    """The back end that :func:`use_backend` or the environment asks for, there or not.
+
+    Raises
+    ------
+    ValueError
+        If there is none of that name.
+    """
+    name = _forced.get() or os.environ.get("BITSPIN_BACKEND")
+    return _named(name) if name else None
+
+
 def current_backend() -> Backend:
     """The back end that runs now: forced by :func:`use_backend`, by the environment, or the best.
 
@@ -82,9 +94,14 @@ def use_backend(name: str) -> Iterator[None]:
         _forced.reset(token)
 
 
-def _require(name: str) -> Backend:
+def _named(name: str) -> Backend:
     if name not in BACKENDS:
         raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}, got {name!r}")
+    return BACKENDS[name]
+
+
+def _require(name: str) -> Backend:
+    _named(name)
     if name not in available_backends():
         raise BackendUnavailable(
             f"backend {name}: needs {BACKENDS[name].needs}; "

@@ -1,35 +1,33 @@
 """Runs the aarch64 runtime on any machine, in an emulator, and counts its instructions.
 
 The emulator (unicorn) runs in a process of its own, ``python -m kernels.emulate``: it is a
-verification tool under its own licence, and nothing of it is loaded into the caller. Data crosses
-as raw bytes in a temporary folder. The count is of instructions, not of cycles, and is the same in
-every run.
+verification tool under its own licence, and nothing of it is loaded into the caller. The count is
+of instructions, not of cycles, and is the same in every run. :func:`emulate` runs a model, its
+data cross as raw bytes in a temporary folder; :class:`EmulatedLibrary` calls single functions.
 """
 
-import importlib
 import importlib.util
 import json
 import os
 import subprocess
 import sys
 import tempfile
+import threading
+import weakref
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.emulated_core import EmulatedCore, read_message, serve, write_message
 from kernels.errors import BackendUnavailable, ModelFormatError
+from kernels.host import Argument
 from kernels.model_format import read_model
 from kernels.native import encode_images
-
-_PAGE: Final = 0x1000
-_CODE: Final = 0x0100_0000
-_DATA: Final = 0x1_0000_0000
-_STACK_BYTES: Final = 1 << 16
-_R_AARCH64_RELATIVE: Final = 1027
-_FP_ENABLED: Final = 0b11 << 20  # CPACR_EL1.FPEN: no trap on floating point and SIMD
 
 
 @dataclass(frozen=True)
@@ -72,15 +70,11 @@ def emulate(
     RuntimeError
         If the emulator stops; the message carries its last line.
     """
-    for module in ("unicorn", "elftools"):
-        if importlib.util.find_spec(module) is None:
-            raise BackendUnavailable(f"{module}: not installed; pip install 'bitspin[arm]'")
+    _require_extra()
     if not 1 <= n_counted <= len(images):
         raise ValueError(f"n_counted: expected 1 to {len(images)} (images), got {n_counted}")
     inputs = encode_images(read_model(model).tensors[0], images)
-    with library.open("rb") as stream:
-        if stream.read(20)[::18] != b"\x7f\xb7":  # first byte of the magic, and e_machine
-            raise ValueError(f"library: expected an aarch64 ELF file, got {library}")
+    _require_aarch64(library)
     with tempfile.TemporaryDirectory(prefix="bitspin-emulate-") as name:
         folder = Path(name)
         (folder / "model.bspn").write_bytes(model)
@@ -89,7 +83,7 @@ def emulate(
             json.dumps({"library": str(library), "n_images": len(images), "n_counted": n_counted})
         )
         result = subprocess.run(
-            [sys.executable, "-m", "kernels.emulate", name],
+            [sys.executable, "-m", "kernels.emulate", "run", name],
             env={**os.environ, "PYTHONPATH": _python_path()},
             capture_output=True,
             text=True,
@@ -107,6 +101,144 @@ def emulate(
     )
 
 
+class EmulatedLibrary:
+    """An aarch64 library in an emulator, called like :class:`kernels.host.HostLibrary`.
+
+    The emulator is a process that lives until :meth:`close`. Arrays are copied there and, if they
+    are writeable, back; behind each one the memory is not mapped, so that a read past its end
+    raises. An array passed twice is one array there too, overlapping views are not. Calls from
+    several threads are served one after the other.
+
+    Parameters
+    ----------
+    path
+        Built by :func:`kernels.build.build_library` for aarch64.
+
+    Raises
+    ------
+    BackendUnavailable
+        If unicorn or pyelftools is not installed.
+    ValueError
+        If the library is not for aarch64.
+    """
+
+    def __init__(self, path: Path) -> None:
+        _require_extra()
+        _require_aarch64(path)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "kernels.emulate", "serve", str(path)],
+            env={**os.environ, "PYTHONPATH": _python_path()},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        self._lock = threading.Lock()
+        self._finalizer = weakref.finalize(self, _stop, self._process)
+
+    def call(self, name: str, *arguments: Argument) -> int:
+        """Call the function ``name``; an int is passed in x, a float in s registers.
+
+        Raises
+        ------
+        RuntimeError
+            If the core stops; the message says where.
+        TypeError, ValueError
+            If an argument is of another kind, or an array is not C-contiguous.
+        """
+        return self._send(name, arguments, counts=False)[0]
+
+    def count(self, name: str, *arguments: Argument) -> tuple[int, int]:
+        """Call the function ``name``; returns its result and its number of instructions."""
+        return self._send(name, arguments, counts=True)
+
+    def _send(self, name: str, arguments: Sequence[Argument], counts: bool) -> tuple[int, int]:
+        arrays: dict[tuple[int, int], NDArray[Any]] = {}
+        places: dict[tuple[int, int], int] = {}  # of an array among the distinct ones
+        passed: list[int | float | list[int]] = []
+        for argument in arguments:
+            if isinstance(argument, int | float):
+                passed.append(argument)
+                continue
+            key = _memory(name, argument)
+            arrays[key] = argument if key not in arrays else _writeable(arrays[key], argument)
+            passed.append([places.setdefault(key, len(places))])
+        header = {
+            "function": name,
+            "counts": counts,
+            "sizes": [array.nbytes for array in arrays.values()],
+            "writes": [bool(array.flags.writeable) for array in arrays.values()],
+            "arguments": passed,
+        }
+        with self._lock:
+            data = [array.tobytes() for array in arrays.values()]
+            answer, written = self._exchange(header, data)
+            at = 0
+            for array in arrays.values():
+                if array.flags.writeable:
+                    block = written[at : at + array.nbytes]
+                    array.reshape(-1)[:] = np.frombuffer(block, array.dtype)
+                    at += array.nbytes
+        return answer["result"], answer["instructions"]
+
+    def _exchange(self, header: object, data: list[bytes]) -> tuple[Any, memoryview]:
+        requests, answers = self._process.stdin, self._process.stdout
+        if not self._finalizer.alive or requests is None or answers is None:
+            raise RuntimeError("emulator: closed")
+        with suppress(BrokenPipeError):  # the reason is read below
+            write_message(requests, header, data)
+        message = read_message(answers)
+        if message is None:
+            last = self._process.stderr.read() if self._process.stderr else b""
+            raise RuntimeError(f"emulator: {(last.decode().splitlines() or ['ended'])[-1]}")
+        if "error" in message[0]:
+            raise RuntimeError(f"emulator: {message[0]['error']}")
+        return message
+
+    def close(self) -> None:
+        """End the emulator."""
+        self._finalizer()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+
+def _memory(name: str, argument: object) -> tuple[int, int]:
+    """Address and size of an array, its identity."""
+    if not isinstance(argument, np.ndarray):
+        raise TypeError(f"{name}: expected int, float or array, got {type(argument).__name__}")
+    if not argument.flags.c_contiguous:
+        raise ValueError(f"{name}: expected C-contiguous arrays, got strides {argument.strides}")
+    return argument.__array_interface__["data"][0], argument.nbytes
+
+
+def _writeable(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
+    return second if second.flags.writeable else first
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """The child ends where its requests end."""
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream is not None:
+            with suppress(BrokenPipeError):
+                stream.close()
+    process.wait()
+
+
+def _require_extra() -> None:
+    for module in ("unicorn", "elftools"):
+        if importlib.util.find_spec(module) is None:
+            raise BackendUnavailable(f"{module}: not installed; pip install 'bitspin[arm]'")
+
+
+def _require_aarch64(library: Path) -> None:
+    with library.open("rb") as stream:
+        if stream.read(20)[::18] != b"\x7f\xb7":  # first byte of the magic, and e_machine
+            raise ValueError(f"library: expected an aarch64 ELF file, got {library}")
+
+
 def _python_path() -> str:
     """Search path on which the child finds this very package first."""
     inherited = os.environ.get("PYTHONPATH")
@@ -114,89 +246,9 @@ def _python_path() -> str:
     return os.pathsep.join([here, inherited] if inherited else [here])
 
 
-class _Machine:
-    """One emulated aarch64 core with a library loaded, in the child process."""
-
-    def __init__(self, library: Path) -> None:
-        # Imported by name: both belong to the extra, and unicorn's annotations are incomplete.
-        unicorn: Any = importlib.import_module("unicorn")
-        elf: Any = importlib.import_module("elftools.elf.elffile")
-        self._registers: Any = importlib.import_module("unicorn.arm64_const")
-        self._core = unicorn.Uc(unicorn.UC_ARCH_ARM64, unicorn.UC_MODE_ARM)
-        self._core.reg_write(self._registers.UC_ARM64_REG_CPACR_EL1, _FP_ENABLED)
-        self._hook_kind = unicorn.UC_HOOK_BLOCK
-        self._next = _DATA
-        self._symbols: dict[str, int] = {}
-        with library.open("rb") as stream:
-            self._load(elf.ELFFile(stream))
-        self._stack = self.allocate(bytes(_STACK_BYTES)) + _STACK_BYTES
-        self._stop = self.allocate(bytes(_PAGE))  # where the outermost function returns to
-
-    def _load(self, elf: Any) -> None:
-        segments = [s for s in elf.iter_segments() if s["p_type"] == "PT_LOAD"]
-        end = max(s["p_vaddr"] + s["p_memsz"] for s in segments)
-        self._core.mem_map(_CODE, -(-end // _PAGE) * _PAGE)
-        for segment in segments:
-            self._core.mem_write(_CODE + segment["p_vaddr"], segment.data())
-        for section in elf.iter_sections():
-            if section["sh_type"] == "SHT_RELA":
-                self._relocate(section)
-        for symbol in elf.get_section_by_name(".dynsym").iter_symbols():
-            self._symbols[symbol.name] = _CODE + symbol["st_value"]
-
-    def _relocate(self, section: Any) -> None:
-        for entry in section.iter_relocations():
-            if entry["r_info_type"] != _R_AARCH64_RELATIVE:
-                raise ValueError(f"library: unexpected relocation {entry['r_info_type']}")
-            target = (_CODE + entry["r_addend"]).to_bytes(8, "little")
-            self._core.mem_write(_CODE + entry["r_offset"], target)
-
-    def allocate(self, data: bytes) -> int:
-        """Map fresh pages that begin with ``data``; an unmapped page follows them."""
-        n_bytes = -(-max(len(data), 1) // _PAGE) * _PAGE
-        address = self._next
-        self._core.mem_map(address, n_bytes)
-        self._core.mem_write(address, data)
-        self._next += n_bytes + _PAGE
-        return address
-
-    def write(self, address: int, data: bytes) -> None:
-        self._core.mem_write(address, data)
-
-    def read(self, address: int, n_bytes: int) -> bytes:
-        return bytes(self._core.mem_read(address, n_bytes))
-
-    def read_string(self, address: int) -> str:
-        return self.read(address, 256).partition(b"\0")[0].decode()
-
-    def call(self, function: str, *arguments: int) -> int:
-        """Call ``function`` with integer arguments; returns register X0."""
-        for i, argument in enumerate(arguments):
-            self._core.reg_write(getattr(self._registers, f"UC_ARM64_REG_X{i}"), argument)
-        self._core.reg_write(self._registers.UC_ARM64_REG_SP, self._stack)
-        self._core.reg_write(self._registers.UC_ARM64_REG_LR, self._stop)
-        self._core.emu_start(self._symbols[function], self._stop)
-        return int(self._core.reg_read(self._registers.UC_ARM64_REG_X0))
-
-    def count_call(self, function: str, *arguments: int) -> int:
-        """Call ``function`` and return the number of instructions it took, 4 bytes each."""
-        n_bytes = 0
-
-        def add(_core: object, _address: int, size: int, _data: object) -> None:
-            nonlocal n_bytes
-            n_bytes += size
-
-        self._core.ctl_flush_tb()  # blocks translated without the hook would not be seen
-        hook = self._core.hook_add(self._hook_kind, add)
-        self.call(function, *arguments)
-        self._core.hook_del(hook)
-        self._core.ctl_flush_tb()
-        return n_bytes // 4
-
-
 def _main(folder: Path) -> None:
     job = json.loads((folder / "job.json").read_text())
-    machine = _Machine(Path(job["library"]))
+    machine = EmulatedCore(Path(job["library"]))
     file = (folder / "model.bspn").read_bytes()
     model = machine.allocate(bytes(64))
     error = machine.call("bs_open", model, machine.allocate(file), len(file)) & 0xFFFFFFFF
@@ -213,7 +265,7 @@ def _main(folder: Path) -> None:
     for i in range(job["n_images"]):
         machine.write(source, inputs[i * n_input : (i + 1) * n_input])
         if i < job["n_counted"]:
-            instructions += machine.count_call("bs_run", model, arena, source, output)
+            instructions += machine.count_call("bs_run", model, arena, source, output)[1]
         else:
             machine.call("bs_run", model, arena, source, output)
         outputs += machine.read(output, n_output)
@@ -222,4 +274,7 @@ def _main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    _main(Path(sys.argv[1]))
+    if sys.argv[1] == "serve":
+        serve(Path(sys.argv[2]), sys.stdin.buffer, sys.stdout.buffer)
+    else:
+        _main(Path(sys.argv[2]))

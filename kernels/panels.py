@@ -20,7 +20,8 @@ class Layout(IntEnum):
 
 WIDTH = {Layout.LANES: 16, Layout.VECTORS: 8}
 """Columns of a panel."""
-_STEP = {Layout.LANES: 1, Layout.VECTORS: 4}  # words of one column that lie side by side
+STEP = {Layout.LANES: 1, Layout.VECTORS: 4}
+"""Words of one column that lie side by side."""
 
 
 def to_panels(columns: NDArray[np.uint32], layout: Layout) -> NDArray[np.uint32]:
@@ -40,7 +41,7 @@ def to_panels(columns: NDArray[np.uint32], layout: Layout) -> NDArray[np.uint32]
     """
     if layout is Layout.ROWS:
         return np.ascontiguousarray(columns).reshape(-1)
-    width, step = WIDTH[layout], _STEP[layout]
+    width, step = WIDTH[layout], STEP[layout]
     n, n_words = columns.shape
     padded = np.zeros((-(-n // width) * width, -(-n_words // step) * step), np.uint32)
     padded[:n, :n_words] = columns
@@ -52,7 +53,8 @@ def from_panels(panels: NDArray[Any], n: int, n_words: int, layout: Layout) -> N
     """Invert :func:`to_panels`: shape (n, n_words)."""
     if layout is Layout.ROWS:
         return panels.reshape(n, n_words).astype(np.uint32)
-    width, step = WIDTH[layout], _STEP[layout]
+    width, step = WIDTH[layout], STEP[layout]
     shape = (-(-n // width), -(-n_words // step), width, step)
     columns = panels.reshape(shape).transpose(0, 2, 1, 3)
-    return np.ascontiguousarray(columns).reshape(shape[0] * width, -1)[:n, :n_words].copy()
+    padded = np.ascontiguousarray(columns).reshape(shape[0] * width, shape[1] * step)
+    return padded[:n, :n_words].copy()

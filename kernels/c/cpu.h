@@ -18,9 +18,14 @@ enum {
 #include <cpuid.h>
 #define BS_X86 1
 #define BS_TARGET_AVX2 __attribute__((target("avx2,bmi,bmi2,fma,popcnt,lzcnt")))
+#if defined(__clang__)
+#define BS_PREFER_512
+#else
+#define BS_PREFER_512 ",prefer-vector-width=512" /* clang has no such attribute */
+#endif
 #define BS_TARGET_AVX512 \
     __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vpopcntdq," \
-                          "avx2,bmi,bmi2,fma,popcnt,lzcnt,prefer-vector-width=512")))
+                          "avx2,bmi,bmi2,fma,popcnt,lzcnt" BS_PREFER_512)))
 #else
 #define BS_X86 0
 #endif

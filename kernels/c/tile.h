@@ -6,8 +6,8 @@
  *   columns-in-lanes layout 1   [panel of 16 columns][word][16 columns]            x86
  *   vectors          layout 2   [panel of 8 columns][word / 4][8 columns][4 words] ARM
  *
- * A column that does not exist is all zeros. In layout 2 the words of a column, and those of a
- * row that goes with it, are filled up with zeros to a multiple of 4.
+ * A column that does not exist is all zeros. In layout 2 the words of a column are filled up with
+ * zeros to a multiple of 4; of a row n_words words are read, whatever follows them.
  *
  * A row is given in n_spans pieces of n_words words each, at rows[span * n_rows + row]: a matrix
  * product has one span, a convolution one per row of its kernel, so that it reads the image where
@@ -45,7 +45,7 @@ void bs_tile_avx2(const bs_tile *tile);   /* layout 1 */
 void bs_tile_avx512(const bs_tile *tile); /* layout 1 */
 #endif
 #if BS_ARM
-void bs_tile_neon(const bs_tile *tile); /* layout 2; up to 4 rows at once, more are looped over */
+void bs_tile_neon(const bs_tile *tile); /* layout 2; best with 6 rows at once */
 #endif
 
 /* Columns of one panel. */

@@ -29,8 +29,8 @@ N_IMAGES = 40
 
 
 def build_runner(target: str, path: Path) -> None:
-    command = [sys.executable, "-m", "ziglang", "cc", *TARGETS[target], "-O2", "-std=c99"]
-    flags = ["-static", "-nostdlib", "-ffreestanding", "-s", f"-I{SOURCES}"]
+    command = [sys.executable, "-m", "ziglang", "cc", *TARGETS[target].zig, "-O2", "-std=c99"]
+    flags = ["-static", "-nostdlib", "-ffreestanding", "-fno-unwind-tables", "-s", f"-I{SOURCES}"]
     sources = [str(RUNNER), *sorted(map(str, SOURCES.glob("*.c")))]
     subprocess.run([*command, *flags, *sources, "-o", str(path)], check=True, capture_output=True)
 
