@@ -105,6 +105,25 @@ def random_words(
     ValueError
         If a number does not fit in the field of the counter that it is meant for.
     """
+    row_numbers = check_address(seed, rows=rows, step=step, index=index)
+    n_blocks = -(-n_elements // 4)
+    counter = np.empty((row_numbers.size, n_blocks, 4), dtype=np.uint32)
+    counter[..., 0] = np.arange(n_blocks, dtype=np.uint32)
+    counter[..., 1] = row_numbers[:, None]
+    counter[..., 2] = step
+    counter[..., 3] = (int(purpose) << 24) | index
+    words = philox4x32(counter, (seed & 0xFFFFFFFF, seed >> 32))
+    return words.reshape(row_numbers.size, 4 * n_blocks)[:, :n_elements]
+
+
+def check_address(seed: int, *, rows: int | ArrayLike, step: int, index: int) -> NDArray[np.uint32]:
+    """Check the numbers that name a draw; parameters and errors are those of :func:`random_words`.
+
+    Returns
+    -------
+    NDArray
+        The rows, shape (n_rows,), uint32.
+    """
     _check_field("seed", seed, 64)
     _check_field("step", step, 32)
     _check_field("index", index, 24)
@@ -113,14 +132,7 @@ def random_words(
         raise ValueError(
             f"rows: expected 0 <= row < 2**32, got {row_numbers.min()} to {row_numbers.max()}"
         )
-    n_blocks = -(-n_elements // 4)
-    counter = np.empty((row_numbers.size, n_blocks, 4), dtype=np.uint32)
-    counter[..., 0] = np.arange(n_blocks, dtype=np.uint32)
-    counter[..., 1] = row_numbers.astype(np.uint32)[:, None]
-    counter[..., 2] = step
-    counter[..., 3] = (int(purpose) << 24) | index
-    words = philox4x32(counter, (seed & 0xFFFFFFFF, seed >> 32))
-    return words.reshape(row_numbers.size, 4 * n_blocks)[:, :n_elements]
+    return row_numbers.astype(np.uint32)
 
 
 def uniform(
