@@ -9,7 +9,7 @@ import numpy as np
 from bnn.folding import integerize
 from bnn.integer import IntegerLayer, IntegerNet
 from bnn.models import BinaryConvNet
-from kernels import JSON, DType, Model, Op, OpCode, Tensor, pack_bits, write_model
+from kernels import JSON, DType, Layout, Model, Op, OpCode, Tensor, pack_bits, write_model
 
 _OPCODES = {"conv_u8": OpCode.CONV_U8, "conv_b1": OpCode.CONV_B1, "conv_b1_i8": OpCode.CONV_B1_I8}
 _OWN_KEYS = ("input", "output_scale", "logical_digest")
@@ -62,6 +62,7 @@ def export(
     net: BinaryConvNet | IntegerNet,
     path: Path | str,
     metadata: Mapping[str, JSON] | None = None,
+    layout: Layout = Layout.ROWS,
 ) -> int:
     """Write a network as a model file, whole or not at all.
 
@@ -73,6 +74,8 @@ def export(
         Replaced if it exists; its folder has to exist.
     metadata
         As for :func:`to_model`.
+    layout
+        As for :func:`kernels.write_model`: rows for every processor, or panels for one kind.
 
     Returns
     -------
@@ -87,7 +90,7 @@ def export(
         If the file cannot be written; an older file at ``path`` is then untouched.
     """
     integer_net = integerize(net) if isinstance(net, BinaryConvNet) else net
-    content = write_model(to_model(integer_net, metadata))
+    content = write_model(to_model(integer_net, metadata), layout)
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from flows.bench import app as bench_app
+
 app = typer.Typer(
     name="bitspin",
     help="Train models made of bits and spins, and ship them to phones.",
@@ -21,6 +23,7 @@ data_app = typer.Typer(
     help="Data sets: what is at hand, and how to get the others.", no_args_is_help=True
 )
 app.add_typer(data_app, name="data")
+app.add_typer(bench_app, name="bench")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 RunArgument = Annotated[str, typer.Argument(help="Run key, its beginning, or latest.")]
@@ -109,10 +112,10 @@ def runs(as_json: JsonOption = False) -> None:
 
 @app.command()
 def show(
-    run_name: Annotated[str, typer.Argument(metavar="[RUN|latest]")] = "latest",
+    run_name: Annotated[str, typer.Argument(metavar="[RUN|latest|MODEL.bspn]")] = "latest",
     as_json: JsonOption = False,
 ) -> None:
-    """Show the result of a finished run.
+    """Show the result of a finished run, or what is in a model file.
 
     Example: bitspin show latest --json
     """
@@ -122,14 +125,33 @@ def show(
 
 
 @app.command()
+def predict(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A .bspn file, or a run.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help="Images (.png, .jpg), .npz, .npy or .csv."),
+    ],
+    top: Annotated[int, typer.Option(min=1, help="How many classes to give.")] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Classify your own images or rows; they must have the size that the model was trained on.
+
+    Example: bitspin predict latest photo.png --top 3
+    """
+    from flows.predict import predict_command
+
+    predict_command(model, files, top=top, as_json=as_json)
+
+
+@app.command()
 def export(
-    run_name: RunArgument,
+    run_name: Annotated[str, typer.Argument(help="Run key, latest, or a .bspn file.")],
     target: Annotated[
         str, typer.Option(help="What to build for; a wrong name lists them.")
     ] = "aarch64-linux",
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the files go.")] = Path("export"),
 ) -> None:
-    """Write the library, header and model of a run for one target.
+    """Write library, header, model, example and wrappers for one target.
 
     Example: bitspin export latest --target aarch64-android --out phone/
     """

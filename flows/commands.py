@@ -7,8 +7,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from flows.runs import RunError, find_run, list_runs, read_result
-from workers.storage import Json, write_bytes
+from flows.runs import RunError, find_run, list_runs, model_path, read_result
+from workers.storage import Json
 
 
 def run_command(
@@ -59,7 +59,7 @@ def runs_command(*, as_json: bool) -> None:
     """List all runs, newest first."""
     runs = list_runs()
     if as_json:
-        _print_json(
+        print_json(
             [
                 {
                     "run_key": run.run_key,
@@ -79,11 +79,16 @@ def runs_command(*, as_json: bool) -> None:
 
 
 def show_command(name: str, *, as_json: bool) -> None:
-    """Show the result of a finished run."""
+    """Show the result of a finished run, or what is in a model file."""
+    if name.endswith(".bspn"):
+        from flows.model_page import page_command
+
+        page_command(model_path(name), as_json=as_json)
+        return
     run = find_run(name)
     result = read_result(run)
     if as_json:
-        _print_json(result)
+        print_json(result)
         return
     from flows.summary import summary_table
 
@@ -93,31 +98,14 @@ def show_command(name: str, *, as_json: bool) -> None:
 
 
 def export_command(name: str, target: str, out: Path) -> None:
-    """Write model, library, header and checksums for one target."""
-    from kernels import read_model
-    from kernels.build import SOURCES, TARGETS, build_library
-    from workers.ship import MODEL_FILE, sha256_file
+    """Write the libraries, the model and what goes with them for one target."""
+    from kernels.bundle import write_bundle
+    from kernels.targets import TARGETS
 
     if target not in TARGETS:
         raise RunError(f"--target: expected one of {', '.join(TARGETS)}, got {target!r}")
-
-    run = find_run(name)
-    model = run.run_dir / MODEL_FILE
-    if not model.is_file():
-        raise RunError(
-            f"run {run.run_key}: expected an exported model, got none yet; "
-            f"finish it with bitspin resume {run.run_key}"
-        )
-    read_model(model.read_bytes())  # a damaged file does not leave the house
-    library = build_library(target)
-    files = {"model.bspn": model, "bitspin.h": SOURCES / "bitspin.h", "libbitspin.so": library}
-    for file, source in files.items():
-        write_bytes(out / file, source.read_bytes())
-    sums = "".join(f"{sha256_file(out / file)}  {file}\n" for file in sorted(files))
-    write_bytes(out / "SHA256SUMS", sums.encode())
-    Console().print(
-        f"{target}: {', '.join([*sorted(files), 'SHA256SUMS'])} in {out}", soft_wrap=True
-    )
+    files = write_bundle(model_path(name).read_bytes(), target, out)
+    Console().print(f"{target}: {', '.join(files)} in {out}", soft_wrap=True)
 
 
 def data_list_command(*, as_json: bool) -> None:
@@ -128,7 +116,7 @@ def data_list_command(*, as_json: bool) -> None:
 
     records = catalogue()
     if as_json:
-        _print_json([{k: _plain(v) for k, v in dataclasses.asdict(r).items()} for r in records])
+        print_json([{k: _plain(v) for k, v in dataclasses.asdict(r).items()} for r in records])
         return
     table = Table("name", "train + test", "found", "licence", box=None)
     for record in records:
@@ -149,5 +137,6 @@ def _plain(value: object) -> Json:
     return value if isinstance(value, None | bool | int | float) else str(value)
 
 
-def _print_json(value: object) -> None:
+def print_json(value: object) -> None:
+    """Print ``value`` for a script."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))

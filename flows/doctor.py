@@ -84,6 +84,28 @@ def _arm_runtime() -> Finding:
     return Finding("ARM runtime", True, f"aarch64-linux, {library.stat().st_size:,} bytes")
 
 
+def _backend() -> Finding:
+    from kernels.backends import available_backends, current_backend
+    from kernels.errors import BackendUnavailable
+
+    available = available_backends()
+    try:
+        chosen = current_backend().name
+    except (BackendUnavailable, ValueError) as error:  # BITSPIN_BACKEND names another one
+        return Finding("kernels", False, str(error), "unset BITSPIN_BACKEND")
+    is_compiled = available != ("reference",)
+    remedy = "" if is_compiled else "pip install 'bitspin[arm]'"
+    return Finding("kernels", is_compiled, f"{chosen}, of {', '.join(available)}", remedy)
+
+
+def _cycle_model() -> Finding:
+    names = ("llvm-mca", *(f"llvm-mca-{number}" for number in range(25, 14, -1)))
+    path = next((path for path in map(shutil.which, names) if path), None)
+    if path:
+        return Finding("cycle model", True, path)
+    return Finding("cycle model", False, "llvm-mca is missing", "apt-get install llvm")
+
+
 def _emulator() -> Finding:
     try:
         return Finding("ARM emulator", True, f"unicorn {version('unicorn')}")
@@ -124,10 +146,12 @@ EXAMINATIONS: tuple[Callable[[], Finding], ...] = (
     _torch,
     _versions,
     _home,
+    _backend,
     _host_runtime,
     _arm_runtime,
     _emulator,
     _second_emulator,
+    _cycle_model,
     _cuda,
     _data,
 )

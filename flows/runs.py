@@ -11,6 +11,7 @@ from workers.storage import Json, read_json
 
 IDENTITY = "run.json"
 RESULT = "result.json"
+MODEL = "model.bspn"
 
 
 class RunError(ValueError):
@@ -66,6 +67,28 @@ def find_run(name: str) -> RunSummary:
         problem = "is ambiguous" if found else "does not exist"
         raise RunError(f"run {name!r}: {problem}; the newest runs are {known} (bitspin runs)")
     return found[0]
+
+
+def model_path(name: str) -> Path:
+    """A model file, or the model of a run (:func:`find_run`).
+
+    Raises
+    ------
+    RunError
+        If there is neither.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    if path.suffix == Path(MODEL).suffix:
+        raise RunError(f"{name}: expected a model file, got nothing; check the path")
+    run = find_run(name)
+    if not (run.run_dir / MODEL).is_file():
+        raise RunError(
+            f"run {run.run_key}: expected an exported model, got none yet; "
+            f"finish it with bitspin resume {run.run_key}"
+        )
+    return run.run_dir / MODEL
 
 
 def read_result(run: RunSummary) -> dict[str, Json]:

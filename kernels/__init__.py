@@ -12,6 +12,7 @@ from kernels.model_format import read_model, write_model
 from kernels.native import Runtime
 from kernels.origin import check_origin
 from kernels.packing import pack, pack_bits, unpack, unpack_bits
+from kernels.panels import Layout
 from kernels.philox import Purpose, normal, permutation, random_words, uniform
 from kernels.reference import run_model
 from kernels.version import __version__
@@ -20,6 +21,7 @@ __all__ = [
     "JSON",
     "BackendUnavailable",
     "DType",
+    "Layout",
     "Model",
     "ModelFormatError",
     "Op",

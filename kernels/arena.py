@@ -1,13 +1,14 @@
 """Plans where activations live: one block of memory, reused by tensors that never live together.
 
 An activation lives from the operation that writes it to the last one that reads it. The input and
-the output of the network are the caller's memory. Behind the activations lies the scratch, where
-the runtime gathers the patches of one pooling window.
+the output of the network are the caller's memory. Behind the activations the runtime adds the
+working memory of its own convolutions, which is no part of the file (:mod:`kernels.scratch`).
 """
 
 from kernels.errors import ModelFormatError
 from kernels.layout import BLOB_ALIGNMENT, align
-from kernels.model import MAX_BYTES, Model, scratch_bytes
+from kernels.model import MAX_BYTES, Model
+from kernels.scratch import model_scratch
 
 
 def lifetimes(model: Model) -> dict[int, tuple[int, int]]:
@@ -15,18 +16,23 @@ def lifetimes(model: Model) -> dict[int, tuple[int, int]]:
     output = model.ops[-1].out
     lives: dict[int, tuple[int, int]] = {}
     for number, op in enumerate(model.ops):
-        if op.data in lives:
-            lives[op.data] = (lives[op.data][0], number)
+        for read in op.activations:
+            if read in lives:
+                lives[read] = (lives[read][0], number)
         if op.out != output:
             lives[op.out] = (number, number)
     return lives
 
 
 def arena_bytes(model: Model, offsets: dict[int, int]) -> int:
-    """Bytes of an arena in which the activations lie at ``offsets``, the scratch behind them."""
-    scratch = align(max(scratch_bytes(op, model.tensors) for op in model.ops))
+    """Bytes of an arena in which the activations lie at ``offsets``."""
     ends = (align(at + model.tensors[number].n_bytes) for number, at in offsets.items())
-    return max(ends, default=0) + scratch
+    return max(ends, default=0)
+
+
+def working_bytes(model: Model) -> int:
+    """Bytes that the runtime asks of its caller (``bs_arena_bytes``): arena and working memory."""
+    return arena_bytes(model, plan_arena(model)) + align(model_scratch(model))
 
 
 def plan_arena(model: Model) -> dict[int, int]:
@@ -40,7 +46,7 @@ def plan_arena(model: Model) -> dict[int, int]:
     Raises
     ------
     ModelFormatError
-        If the arena would need 2 GiB or more.
+        If arena and working memory would need 2 GiB or more.
     """
     lives = lifetimes(model)
     offsets: dict[int, int] = {}
@@ -57,8 +63,19 @@ def plan_arena(model: Model) -> dict[int, int]:
     return offsets
 
 
-def check_arena(model: Model, offsets: dict[int, int], n_bytes: int) -> None:
+def check_arena(
+    model: Model, offsets: dict[int, int], n_bytes: int, *, at_least: bool = False
+) -> None:
     """Check that the arena has the right size and that tensors living together do not overlap.
+
+    Parameters
+    ----------
+    model, offsets
+        As in :func:`plan_arena`.
+    n_bytes
+        What the file says.
+    at_least
+        Accept more: files of version 1.0 count working memory in.
 
     Raises
     ------
@@ -66,10 +83,13 @@ def check_arena(model: Model, offsets: dict[int, int], n_bytes: int) -> None:
         Names the first tensor that is in the way.
     """
     lives = lifetimes(model)
-    if n_bytes != arena_bytes(model, offsets) or n_bytes > MAX_BYTES:
+    expected, scratch = arena_bytes(model, offsets), align(model_scratch(model))
+    if n_bytes < expected or (n_bytes > expected and not at_least):
+        raise ModelFormatError(f"arena_bytes: expected {expected}, got {n_bytes}")
+    if max(n_bytes, expected + scratch) > MAX_BYTES:
         raise ModelFormatError(
-            f"arena_bytes: expected {arena_bytes(model, offsets)} (at most {MAX_BYTES}), "
-            f"got {n_bytes}"
+            f"arena_bytes: expected at most {MAX_BYTES}, got {n_bytes} and {scratch} to work in; "
+            "use a smaller input"
         )
     for number, at in offsets.items():
         end = at + model.tensors[number].n_bytes

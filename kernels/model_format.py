@@ -3,10 +3,30 @@ r"""The model file ``.bspn``: written deterministically, read with a check of ev
 Little-endian. Header (64 bytes), operations (64 each), tensors (48 each), then the constants in
 the order of their tensors and the metadata (UTF-8 JSON), each aligned to 64 bytes with zeros in
 between. Nothing else may be in the file, so every offset has exactly one legal value.
+
+Version 1.1 adds to 1.0: the operations from CONV_I8 on, uint16 tensors, groups, the zero border,
+weights of CONV_B1 in panels, and the interval of every int32 output (params 7 and 8), which a
+reader checks op by op. ``arena_bytes`` counts activations only; in 1.0 it counted working memory of
+the runtime as well. What is unknown is refused.
+
+================ ======================== ==============================================
+op record        in[1], in[2], in[3]      params 0-5 (stride, padding, pool), 6
+================ ======================== ==============================================
+convolutions     weights, threshold, bias all; groups; flag 1 is the zero border
+DENSE_I32        weights, -, bias         1, 0, 1; 0
+THRESHOLD        -, threshold, -          1, 0, 1; 0
+SCALE            -, multiplier, bias      1, 0, 1; shift
+ADD              - (in[4] = residual)     1, 0, 1; 0
+MAX_POOL         -                        all; 0
+AVERAGE_POOL     -, multiplier, bias      all; shift
+LOOKUP           table, -, -              1, 0, 1; 0
+================ ======================== ==============================================
 """
 
 import json
 import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final, cast
 
 from kernels.arena import arena_bytes, check_arena, lifetimes, plan_arena
@@ -14,6 +34,7 @@ from kernels.crc32c import crc32c
 from kernels.errors import ModelFormatError
 from kernels.layout import align
 from kernels.model import (
+    CONVOLUTIONS,
     JSON,
     MAX_OPS,
     MAX_TENSORS,
@@ -25,7 +46,10 @@ from kernels.model import (
     logical_digest,
     output_shape,
 )
+from kernels.model_bounds import Interval
 from kernels.model_rules import check_model
+from kernels.panels import Layout
+from kernels.stored import Stored, allows_panels, read_tensor, store
 
 __all__ = [
     "DType",
@@ -36,23 +60,35 @@ __all__ = [
     "Tensor",
     "logical_digest",
     "output_shape",
+    "read_layout",
     "read_model",
     "write_model",
 ]
 
 MAGIC: Final = b"BSPN\r\n\x1a\n"
-VERSION: Final = (1, 0)
+VERSION: Final = (1, 1)
 _NO_TENSOR: Final = 0xFFFFFFFF
 _HEADER = struct.Struct("<8s2HIQ2I2Q2I8s")
 _OP = struct.Struct("<2H6I9i")
 _TENSOR = struct.Struct("<2BH4II2Q2I")
 _CRC_AT = 52
+_ZERO_BORDER: Final = 1  # the only flag
+_SCALES = (OpCode.SCALE, OpCode.AVERAGE_POOL)
+_OPCODES_OF_1_0 = (OpCode.CONV_U8, OpCode.CONV_B1, OpCode.CONV_B1_I8)
 
 
-def write_model(model: Model) -> bytes:
+def write_model(model: Model, layout: Layout = Layout.ROWS) -> bytes:
     """Serialise ``model``; equal models give equal bytes.
 
     Plans the arena and adds ``logical_digest`` to the metadata.
+
+    Parameters
+    ----------
+    model
+        A model that keeps the rules of :func:`kernels.model_rules.check_model`.
+    layout
+        How packed weights lie in the file: rows, which every runtime reads, or the panels of the
+        processor that the file is for. Weights of few channels per group stay rows.
 
     Returns
     -------
@@ -64,7 +100,7 @@ def write_model(model: Model) -> bytes:
     ModelFormatError
         If the model breaks a rule of the format; the message names the part.
     """
-    check_model(model)
+    known = check_model(model)
     offsets = plan_arena(model)
     metadata = json.dumps(
         {**model.metadata, "logical_digest": logical_digest(model)},
@@ -73,12 +109,16 @@ def write_model(model: Model) -> bytes:
         ensure_ascii=False,
         allow_nan=False,
     ).encode()
-    starts, meta_start = _places(len(model.ops), model.tensors)
-    tensors = b"".join(
-        _pack_tensor(tensor, starts.get(i, 0), offsets.get(i, 0))
+    stored = [
+        store(tensor, layout if allows_panels(model, i, layout) else Layout.ROWS)
         for i, tensor in enumerate(model.tensors)
+    ]
+    starts, meta_start = _places(len(model.ops), stored)
+    tensors = b"".join(
+        _pack_tensor(tensor, starts.get(i, 0), offsets.get(i, 0)) for i, tensor in enumerate(stored)
     )
-    tables = b"".join(map(_pack_op, model.ops)) + tensors
+    ops = [_pack_op(op, _declared(op, model.tensors, known)) for op in model.ops]
+    tables = b"".join(ops) + tensors
     header = bytearray(
         _HEADER.pack(
             *(MAGIC, *VERSION, _HEADER.size, meta_start + len(metadata)),
@@ -89,7 +129,7 @@ def write_model(model: Model) -> bytes:
     struct.pack_into("<I", header, _CRC_AT, crc32c(bytes(header) + tables))
     file = bytearray(header + tables)
     for i, start in starts.items():
-        file += bytes(start - len(file)) + (model.tensors[i].data or b"")
+        file += bytes(start - len(file)) + (stored[i].data or b"")
     return bytes(file + bytes(meta_start - len(file)) + metadata)
 
 
@@ -111,30 +151,45 @@ def read_model(data: bytes) -> Model:
     ModelFormatError
         If anything is not as the format says; the message names the field.
     """
-    n_ops, n_tensors, n_arena, meta_start, meta_length = _read_header(data)
+    minor, n_ops, n_tensors, n_arena, meta_start, meta_length = _read_header(data)
     at = _HEADER.size
-    ops = tuple(_read_op(data, at + i * _OP.size, i) for i in range(n_ops))
+    records = [_OP.unpack_from(data, at + i * _OP.size) for i in range(n_ops)]
+    ops = tuple(_read_op(record, i, minor) for i, record in enumerate(records))
     at += n_ops * _OP.size
     rows = [_TENSOR.unpack_from(data, at + i * _TENSOR.size) for i in range(n_tensors)]
-    tensors = tuple(_read_tensor(data, row, i) for i, row in enumerate(rows))
-    starts, expected_meta = _places(n_ops, tensors)
+    stored = [_read_tensor(data, row, i, minor) for i, row in enumerate(rows)]
+    starts, expected_meta = _places(n_ops, stored)
     _expect("meta_off", meta_start, expected_meta)
     _expect("file_size", len(data), meta_start + meta_length)
     for i, row in enumerate(rows):
         _expect(f"tensors[{i}].data_off", row[8], starts.get(i, 0))
-    _check_gaps(data, at + n_tensors * _TENSOR.size, starts, tensors, meta_start)
+    _check_gaps(data, at + n_tensors * _TENSOR.size, starts, stored, meta_start)
+    tensors = tuple(read_tensor(tensor, f"tensors[{i}]") for i, tensor in enumerate(stored))
     model = Model(ops, tensors, _read_metadata(data[meta_start:]))
-    check_model(model)
+    known = check_model(model)
+    for i, op in enumerate(ops):
+        declared = _declared(op, tensors, known) if minor else (0, 0)
+        _expect(f"ops[{i}].params[7:]", records[i][-2:], declared)
+    for i, tensor in enumerate(stored):
+        if tensor.layout is not Layout.ROWS and not allows_panels(model, i, tensor.layout):
+            raise ModelFormatError(f"tensors[{i}].layout: expected rows, got {tensor.layout.name}")
     in_arena = lifetimes(model)
     for i, row in enumerate(rows):
         if i not in in_arena:
             _expect(f"tensors[{i}].arena_off", row[7], 0)
-    check_arena(model, {i: rows[i][7] for i in in_arena}, n_arena)
+    check_arena(model, {i: rows[i][7] for i in in_arena}, n_arena, at_least=minor == 0)
     _expect("logical_digest", model.metadata.get("logical_digest"), logical_digest(model))
     return model
 
 
-def _places(n_ops: int, tensors: tuple[Tensor, ...]) -> tuple[dict[int, int], int]:
+def read_layout(data: bytes) -> Layout:
+    """Tell for which processors a file that :func:`read_model` accepts is packed."""
+    n_ops, n_tensors = _HEADER.unpack_from(data)[5:7]
+    at = _HEADER.size + n_ops * _OP.size
+    return Layout(max(data[at + i * _TENSOR.size + 1] for i in range(n_tensors)))
+
+
+def _places(n_ops: int, tensors: Sequence[Stored]) -> tuple[dict[int, int], int]:
     """Byte offset of every constant, and of the metadata behind them."""
     at = _HEADER.size + n_ops * _OP.size + len(tensors) * _TENSOR.size
     starts: dict[int, int] = {}
@@ -145,21 +200,28 @@ def _places(n_ops: int, tensors: tuple[Tensor, ...]) -> tuple[dict[int, int], in
     return starts, align(at)
 
 
-def _pack_op(op: Op) -> bytes:
-    references = (op.data, op.weights, op.threshold, op.bias, None)
+def _declared(op: Op, tensors: Sequence[Tensor], known: Mapping[int, Interval]) -> Interval:
+    return known[op.out] if tensors[op.out].dtype is DType.I32 else (0, 0)
+
+
+def _pack_op(op: Op, interval: Interval) -> bytes:
+    second = op.multiplier if op.code in _SCALES else op.threshold
+    references = (op.data, op.weights, second, op.bias, op.residual)
     numbers = [_NO_TENSOR if i is None else i for i in references]
-    params = (*op.stride, *op.padding, *op.pool, 0, 0, 0)
-    return _OP.pack(op.code, 0, *numbers, op.out, *params)
+    extra = op.groups if op.code in CONVOLUTIONS else op.shift
+    params = (*op.stride, *op.padding, *op.pool, extra, *interval)
+    flags = _ZERO_BORDER if op.zero_border else 0
+    return _OP.pack(op.code, flags, *numbers, op.out, *params)
 
 
-def _pack_tensor(tensor: Tensor, start: int, arena_off: int) -> bytes:
+def _pack_tensor(tensor: Stored, start: int, arena_off: int) -> bytes:
     dims = (*tensor.dims, 0, 0, 0)[:4]
     crc = 0 if tensor.data is None else crc32c(tensor.data)
     head = (tensor.dtype, tensor.layout, len(tensor.dims), *dims)
     return _TENSOR.pack(*head, arena_off, start, tensor.n_bytes, crc, 0)
 
 
-def _read_header(data: bytes) -> tuple[int, int, int, int, int]:
+def _read_header(data: bytes) -> tuple[int, int, int, int, int, int]:
     if len(data) < _HEADER.size:
         raise ModelFormatError(f"file: expected at least {_HEADER.size} bytes, got {len(data)}")
     magic, major, minor, size, file_size, n_ops, n_tensors, *rest = _HEADER.unpack_from(data)
@@ -183,31 +245,58 @@ def _read_header(data: bytes) -> tuple[int, int, int, int, int]:
         raise ModelFormatError(f"file: expected {end} bytes of tables, got {len(data)}; truncated")
     covered = data[:_CRC_AT] + bytes(4) + data[_CRC_AT + 4 : end]
     _expect("crc32c of the header and tables", crc, crc32c(covered))
-    return n_ops, n_tensors, n_arena, meta_start, meta_length
+    return minor, n_ops, n_tensors, n_arena, meta_start, meta_length
 
 
-def _read_op(data: bytes, at: int, number: int) -> Op:
-    code, flags, *numbers = _OP.unpack_from(data, at)
-    if code not in list(OpCode):
-        raise ModelFormatError(f"ops[{number}].opcode: expected {list(OpCode)}, got {code}")
-    _expect(f"ops[{number}].flags", flags, 0)
+def _read_op(record: tuple[int, ...], number: int, minor: int) -> Op:
+    name = f"ops[{number}]"
+    code, flags, *numbers = record
+    legal = list(OpCode) if minor else list(_OPCODES_OF_1_0)
+    if code not in legal:
+        raise ModelFormatError(f"{name}.opcode: expected {legal}, got {code}")
     inputs, out, params = numbers[:5], numbers[5], numbers[6:]
-    _expect(f"ops[{number}].in[4]", inputs[4], _NO_TENSOR)
-    _expect(f"ops[{number}].params[6:]", params[6:], [0, 0, 0])
-    threshold, bias = (None if i == _NO_TENSOR else i for i in inputs[2:4])
-    stride, padding, pool = (tuple(params[i : i + 2]) for i in (0, 2, 4))
-    return Op(OpCode(code), inputs[0], inputs[1], out, threshold, bias, stride, padding, pool)
+    if flags & ~(_ZERO_BORDER if minor else 0):
+        raise ModelFormatError(f"{name}.flags: expected no unknown flag, got {flags:#06x}")
+    if minor == 0:
+        _expect(f"{name}.in[4]", inputs[4], _NO_TENSOR)
+        _expect(f"{name}.params[6:]", params[6:], [0, 0, 0])
+    second, extra = inputs[2], params[6]
+    is_scale, is_convolution = code in _SCALES, code in CONVOLUTIONS
+    if not is_scale and not is_convolution:
+        _expect(f"{name}.params[6]", extra, 0)
+    return Op(
+        OpCode(code),
+        inputs[0],
+        _reference(inputs[1]),
+        out,
+        threshold=None if is_scale else _reference(second),
+        bias=_reference(inputs[3]),
+        stride=(params[0], params[1]),
+        padding=(params[2], params[3]),
+        pool=(params[4], params[5]),
+        multiplier=_reference(second) if is_scale else None,
+        residual=_reference(inputs[4]),
+        groups=extra if is_convolution and minor else 1,
+        shift=extra if is_scale else 0,
+        zero_border=bool(flags),
+    )
 
 
-def _read_tensor(data: bytes, row: tuple[int, ...], number: int) -> Tensor:
+def _reference(number: int) -> int | None:
+    return None if number == _NO_TENSOR else number
+
+
+def _read_tensor(data: bytes, row: tuple[int, ...], number: int, minor: int) -> Stored:
     name = f"tensors[{number}]"
     dtype, layout, rank, *dims, _, start, n_bytes, crc, zero = row
     if dtype not in list(DType):
         raise ModelFormatError(f"{name}.dtype: expected {list(DType)}, got {dtype}")
+    if layout not in (list(Layout) if minor else [Layout.ROWS]):
+        raise ModelFormatError(f"{name}.layout: expected {list(Layout)}, got {layout}")
     if not 1 <= rank <= 4 or min(dims[:rank]) < 1 or any(dims[rank:]):
         raise ModelFormatError(f"{name}.dims: expected {rank} sizes, then zeros, got {dims}")
     _expect(f"{name}: last 4 bytes", zero, 0)
-    tensor = Tensor(DType(dtype), tuple(dims[:rank]), None, layout)
+    tensor = Stored(DType(dtype), tuple(dims[:rank]), None, Layout(layout))
     _expect(f"{name}.bytes", n_bytes, tensor.n_bytes)
     if start == 0:
         _expect(f"{name}.crc32c", crc, 0)
@@ -216,11 +305,11 @@ def _read_tensor(data: bytes, row: tuple[int, ...], number: int) -> Tensor:
         raise ModelFormatError(f"{name}: expected its data inside the file, got offset {start}")
     blob = data[start : start + n_bytes]
     _expect(f"{name}.crc32c", crc, crc32c(blob))
-    return Tensor(tensor.dtype, tensor.dims, blob, layout)
+    return replace(tensor, data=blob)
 
 
 def _check_gaps(
-    data: bytes, at: int, starts: dict[int, int], tensors: tuple[Tensor, ...], end: int
+    data: bytes, at: int, starts: dict[int, int], tensors: Sequence[Stored], end: int
 ) -> None:
     """Between tables, constants and metadata lie zeros only."""
     for i, start in starts.items():

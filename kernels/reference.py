@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.layout import CHANNEL_WORD
-from kernels.model import DType, Model, Op, OpCode, Tensor
+from kernels.model import CONVOLUTIONS, DType, Model, Op, OpCode, Tensor
+from kernels.model_bounds import values
 from kernels.packing import unpack_bits
 
-_BORDER = {OpCode.CONV_U8: 0, OpCode.CONV_B1: -1, OpCode.CONV_B1_I8: -1}
+_SIGMOID_HALF = 1 << 15
 
 
 def pack_reference(bits: NDArray[np.bool_], word_bits: int) -> list[int]:
@@ -70,6 +71,7 @@ def convolve(
     stride: tuple[int, int] = (1, 1),
     padding: tuple[int, int] = (0, 0),
     border: int = 0,
+    groups: int = 1,
 ) -> NDArray[np.int64]:
     """Integer cross-correlation.
 
@@ -78,11 +80,13 @@ def convolve(
     data
         Shape (N, H, W, C_in).
     weights
-        Shape (C_out, KH, KW, C_in).
+        Shape (C_out, KH, KW, C_in / groups).
     stride, padding
         Vertical and horizontal.
     border
         Value outside the image.
+    groups
+        Slices of the channels, in and out, that do not see each other.
 
     Returns
     -------
@@ -92,11 +96,13 @@ def convolve(
     (pad_h, pad_w), (stride_h, stride_w) = padding, stride
     padded = np.pad(data, ((0, 0), (pad_h, pad_h), (pad_w, pad_w), (0, 0)), constant_values=border)
     windows = np.lib.stride_tricks.sliding_window_view(padded, weights.shape[1:3], axis=(1, 2))
-    # (N, H', W', C_in, KH, KW) against (C_out, KH, KW, C_in)
-    acc: NDArray[np.int64] = np.einsum(
-        "nyxcij,oijc->nyxo", windows[:, ::stride_h, ::stride_w], weights
-    )
-    return acc
+    windows = windows[:, ::stride_h, ::stride_w]
+    # (N, H', W', C_in / groups, KH, KW) against (C_out / groups, KH, KW, C_in / groups)
+    parts = [
+        np.einsum("nyxcij,oijc->nyxo", *pair)
+        for pair in zip(np.split(windows, groups, 3), np.split(weights, groups), strict=True)
+    ]
+    return np.concatenate(parts, axis=-1)
 
 
 def max_pool(acc: NDArray[np.int64], pool: tuple[int, int]) -> NDArray[np.int64]:
@@ -107,6 +113,55 @@ def max_pool(acc: NDArray[np.int64], pool: tuple[int, int]) -> NDArray[np.int64]
     windows = whole.reshape(n, rows, pool[0], columns, pool[1], channels)
     largest: NDArray[np.int64] = windows.max(axis=(2, 4))
     return largest
+
+
+def pool_windows(data: NDArray[np.int64], op: Op, outside: int) -> NDArray[np.int64]:
+    """Windows ``op.pool`` that move by ``op.stride``; shape (N, H', W', C, window)."""
+    (pad_h, pad_w), (stride_h, stride_w) = op.padding, op.stride
+    padded = np.pad(data, ((0, 0), (pad_h, pad_h), (pad_w, pad_w), (0, 0)), constant_values=outside)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, op.pool, axis=(1, 2))
+    windows = windows[:, ::stride_h, ::stride_w]
+    return windows.reshape(*windows.shape[:-2], -1)
+
+
+def scale(
+    x: NDArray[np.int64], multiplier: NDArray[np.int64], bias: NDArray[np.int64], shift: int
+) -> NDArray[np.int64]:
+    r"""Multiply by a rational number per channel and round half up, in integers.
+
+    .. math:: y = \lfloor (x m_c + b_c + 2^{s-1}) / 2^s \rfloor
+
+    Parameters
+    ----------
+    x
+        Shape (..., C).
+    multiplier
+        Shape (1, C): m; or (3, C): m where x >= knee, m where x < knee, knee.
+    bias
+        Shape (1, C); or (2, C): b of the two sides.
+    shift
+        s, 1 to 31.
+    """
+    m, b = multiplier[0], bias[0]
+    if len(multiplier) == 3:
+        above = x >= multiplier[2]
+        m, b = np.where(above, m, multiplier[1]), np.where(above, b, bias[1])
+    y: NDArray[np.int64] = (x * m + b + (1 << shift - 1)) >> shift
+    return y
+
+
+def sigmoid_table(n_fraction_bits: int = 11) -> NDArray[np.uint16]:
+    r"""Table of a LOOKUP that computes the sigmoid of a fixed-point number.
+
+    .. math:: T_{i + 2^{15}} = \lfloor 65535\, \sigma(i / 2^f) + 1/2 \rfloor
+
+    Parameters
+    ----------
+    n_fraction_bits
+        f, binary digits after the point of the operation's input; 11 reaches from -16 to 16.
+    """
+    x = np.arange(-_SIGMOID_HALF, _SIGMOID_HALF) / 2.0**n_fraction_bits
+    return np.floor(65535.0 / (1.0 + np.exp(-x)) + 0.5).astype(np.uint16)
 
 
 def decode(tensor: Tensor) -> NDArray[np.int64]:
@@ -122,29 +177,62 @@ def decode(tensor: Tensor) -> NDArray[np.int64]:
     if tensor.dtype is DType.BITS:
         words = np.frombuffer(tensor.data, CHANNEL_WORD).reshape(*tensor.dims[:-1], -1)
         return 2 * unpack_bits(words, tensor.dims[-1]).astype(np.int64) - 1
-    kind = {DType.U8: "u1", DType.I8: "i1", DType.I32: "<i4", DType.I64: "<i8"}[tensor.dtype]
-    return np.frombuffer(tensor.data, kind).astype(np.int64).reshape(tensor.dims)
+    return values(tensor)
 
 
-def run_op(op: Op, tensors: tuple[Tensor, ...], data: NDArray[np.int64]) -> NDArray[np.int64]:
+def run_op(
+    op: Op,
+    tensors: tuple[Tensor, ...],
+    data: NDArray[np.int64],
+    residual: NDArray[np.int64] | None = None,
+) -> NDArray[np.int64]:
     """Run one operation on ``data`` (N, H, W, C); bits are +-1 in ``data`` and in the result."""
-    acc = convolve(
-        data,
-        decode(tensors[op.weights]),
-        stride=op.stride,
-        padding=op.padding,
-        border=_BORDER[op.code],
-    )
-    if op.bias is not None:
-        acc = acc + decode(tensors[op.bias])
-    acc = max_pool(acc, op.pool)
-    if op.threshold is None:
-        return acc
-    level, flip = decode(tensors[op.threshold])
-    return np.where((acc >= level) ^ (flip == 1), np.int64(1), np.int64(-1))
+    constants = {
+        name: decode(tensors[number])
+        for name in ("weights", "threshold", "multiplier", "bias")
+        if (number := getattr(op, name)) is not None
+    }
+    result = _run(op, constants, data, residual)
+    if "threshold" not in constants:
+        return result
+    level, flip = constants["threshold"]
+    return np.where((result >= level) ^ (flip == 1), np.int64(1), np.int64(-1))
 
 
-def run_model(model: Model, images: NDArray[np.uint8]) -> NDArray[np.int32]:
+def _run(
+    op: Op,
+    constants: dict[str, NDArray[np.int64]],
+    data: NDArray[np.int64],
+    residual: NDArray[np.int64] | None,
+) -> NDArray[np.int64]:
+    """Everything before the threshold."""
+    weights, bias = constants.get("weights"), constants.get("bias", np.int64(0))
+    if op.code in CONVOLUTIONS and weights is not None:
+        of_bits = op.code in (OpCode.CONV_B1, OpCode.CONV_B1_I8)
+        border = -1 if of_bits and not op.zero_border else 0
+        geometry: dict[str, Any] = {"stride": op.stride, "padding": op.padding}
+        acc = convolve(data, weights, **geometry, border=border, groups=op.groups)
+        return max_pool(acc + bias, op.pool)
+    if op.code is OpCode.DENSE_I32 and weights is not None:
+        dots: NDArray[np.int64] = np.einsum("nyxc,oyxc->no", data, weights)[:, None, None]
+        return dots + bias
+    if op.code is OpCode.SCALE:
+        return scale(data, constants["multiplier"], constants["bias"], op.shift)
+    if op.code is OpCode.AVERAGE_POOL:
+        sums = pool_windows(data, op, 0).sum(axis=-1)
+        return scale(sums, constants["multiplier"], constants["bias"], op.shift)
+    if op.code is OpCode.ADD and residual is not None:
+        return data + residual
+    if op.code is OpCode.MAX_POOL:
+        largest: NDArray[np.int64] = pool_windows(data, op, np.iinfo(np.int64).min).max(axis=-1)
+        return largest
+    if op.code is OpCode.LOOKUP and weights is not None:
+        half = len(weights) // 2
+        return weights[np.clip(data, -half, half - 1) + half]
+    return data  # THRESHOLD
+
+
+def run_model(model: Model, images: NDArray[Any]) -> NDArray[np.int32]:
     """Run a whole model.
 
     Parameters
@@ -152,7 +240,7 @@ def run_model(model: Model, images: NDArray[np.uint8]) -> NDArray[np.int32]:
     model
         A model that keeps the rules of the format.
     images
-        Shape (N, H, W, C), uint8; 0 and 1 only if the model's input is bits.
+        Shape (N, H, W, C), of the dtype of the model's input; 0 and 1 (uint8) if that is bits.
 
     Returns
     -------
@@ -164,5 +252,6 @@ def run_model(model: Model, images: NDArray[np.uint8]) -> NDArray[np.int32]:
         values = 2 * values - 1
     activations = {0: values}
     for op in model.ops:
-        activations[op.out] = run_op(op, model.tensors, activations[op.data])
+        residual = None if op.residual is None else activations[op.residual]
+        activations[op.out] = run_op(op, model.tensors, activations[op.data], residual)
     return activations[model.ops[-1].out].reshape(len(images), -1).astype(np.int32)

@@ -11,6 +11,7 @@ from workers.image_data import MAX_BYTES, DataError, Samples, check_image_size
 
 _WHOLE = ("images", "labels")
 _SPLIT = ("train_images", "train_labels", "test_images", "test_labels")
+_UNLABELLED = ("images",)
 
 # A header may promise more than there is memory; encrypted members raise RuntimeError.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, MemoryError, RuntimeError)
@@ -37,7 +38,7 @@ def read_archive(path: Path) -> tuple[Samples, Samples | None]:
     DataError
         If the archive is damaged, too large, or does not hold such arrays.
     """
-    arrays = _arrays(path)
+    arrays = _arrays(path, _SPLIT, _WHOLE)
     if set(_SPLIT) <= set(arrays):
         train, test = _samples(path, arrays, "train_"), _samples(path, arrays, "test_")
         if train.values.shape[1:] != test.values.shape[1:]:
@@ -49,15 +50,63 @@ def read_archive(path: Path) -> tuple[Samples, Samples | None]:
     return _samples(path, arrays, ""), None
 
 
-def _arrays(path: Path) -> dict[str, NDArray[np.generic]]:
+def read_unlabelled(path: Path) -> tuple[NDArray[np.uint8], tuple[str, ...] | None]:
+    """Read images to classify from an .npz archive or an .npy array.
+
+    Of an archive with a test part it is that part; labels are optional. Images are as in
+    :func:`read_archive`.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Returns
+    -------
+    tuple
+        Images of shape (N, H, W, C), and their labels or None.
+
+    Raises
+    ------
+    DataError
+        If the file is damaged, too large, or does not hold such arrays.
+    """
+    if path.suffix.lower() == ".npy":
+        return _images(path, "the array", _plain_array(path)), None
+    arrays = _arrays(path, _SPLIT, _WHOLE, _UNLABELLED)
+    if set(arrays) == set(_UNLABELLED):
+        return _images(path, "images", arrays["images"]), None
+    samples = _samples(path, arrays, "test_" if "test_images" in arrays else "")
+    return samples.values.astype(np.uint8), samples.labels
+
+
+def _plain_array(path: Path) -> NDArray[np.generic]:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError as error:
+        raise DataError(
+            f"{path}: expected a readable file, got {error.strerror}; correct its permissions"
+        ) from error
+    except _DAMAGE as error:
+        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(
+            f"{path}: expected an .npy array, got {first_line}; save it again with numpy.save"
+        ) from error
+    if not isinstance(array, np.ndarray) or array.nbytes > MAX_BYTES:
+        raise DataError(f"{path}: expected one array of at most {MAX_BYTES} bytes, got another")
+    return array
+
+
+def _arrays(path: Path, *choices: tuple[str, ...]) -> dict[str, NDArray[np.generic]]:
+    """Arrays of the first of the ``choices`` that the archive has whole."""
     try:
         with zipfile.ZipFile(path) as archive:
             sizes = {item.filename: item.file_size for item in archive.infolist()}
         names = {name.removesuffix(".npy") for name in sizes if name.endswith(".npy")}
-        wanted = _SPLIT if set(_SPLIT) <= names else _WHOLE
-        if not set(wanted) <= names:
+        wanted = next((choice for choice in choices if set(choice) <= names), None)
+        if wanted is None:
             raise DataError(
-                f"{path}: expected arrays {', '.join(_WHOLE)} or {', '.join(_SPLIT)}, "
+                f"{path}: expected arrays {' or '.join(map(', '.join, reversed(choices)))}, "
                 f"got {', '.join(sorted(names)) or 'none'}; rename them"
             )
         total = sum(sizes[f"{name}.npy"] for name in wanted)

@@ -56,6 +56,8 @@ class ImageData:
     """Where the data was found."""
     reason: str
     """Why this data set was chosen: one sentence for a person."""
+    column_ranges: tuple[tuple[float, float], ...] | None = None
+    """Of a table: what became 0 and what became 255 in each column."""
 
     def __post_init__(self) -> None:
         shape = self.train_images.shape[1:]

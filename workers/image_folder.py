@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from workers.image_data import MAX_BYTES, DataError, Samples, check_image_size
 
-_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _LEFT_BY_DESKTOPS = ("thumbs.db", "desktop.ini")
 _GREY_MODES = ("1", "L", "LA")
 _COLOUR_MODES = ("RGB", "RGBA", "RGBX", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV")
@@ -74,7 +74,7 @@ def _folders(path: Path) -> list[Path]:
     """Sub-folders; other files at this level (a README, a licence) do no harm, images would."""
     items = _listing(path)
     for item in items:
-        if item.suffix.lower() in _SUFFIXES and not item.is_dir():
+        if item.suffix.lower() in IMAGE_SUFFIXES and not item.is_dir():
             raise DataError(
                 f"{item}: expected images in one sub-folder per class, got one outside; "
                 "move it into the folder of its class"
@@ -87,9 +87,9 @@ def _files(path: Path) -> list[tuple[Path, str]]:
     files: list[tuple[Path, str]] = []
     for folder in _folders(path):
         for item in _listing(folder):
-            if item.is_dir() or item.suffix.lower() not in _SUFFIXES:
+            if item.is_dir() or item.suffix.lower() not in IMAGE_SUFFIXES:
                 raise DataError(
-                    f"{item}: expected an image file ({', '.join(_SUFFIXES)}), got "
+                    f"{item}: expected an image file ({', '.join(IMAGE_SUFFIXES)}), got "
                     f"{'a folder' if item.is_dir() else 'another file'}; move it elsewhere"
                 )
             files.append((item, folder.name))
@@ -102,7 +102,7 @@ def _files(path: Path) -> list[tuple[Path, str]]:
 
 
 def _read_all(path: Path, files: list[Path]) -> NDArray[np.uint8]:
-    first = _read_image(files[0], None)
+    first = read_image(files[0], None)
     total = len(files) * math.prod(first.shape)
     if total > MAX_BYTES:
         raise DataError(
@@ -112,12 +112,26 @@ def _read_all(path: Path, files: list[Path]) -> NDArray[np.uint8]:
     images = np.empty((len(files), *first.shape), dtype=np.uint8)
     images[0] = first
     for index, file in enumerate(files[1:], start=1):
-        images[index] = _read_image(file, (files[0], first.shape))
+        images[index] = read_image(file, (files[0], first.shape))
     return images
 
 
-def _read_image(file: Path, first: tuple[Path, tuple[int, ...]] | None) -> NDArray[np.uint8]:
-    """Pixels of shape (H, W, C), checked against the shape of the ``first`` image."""
+def read_image(file: Path, first: tuple[Path, tuple[int, ...]] | None) -> NDArray[np.uint8]:
+    """Pixels of shape (H, W, C) of one file.
+
+    Parameters
+    ----------
+    file
+        PNG, JPEG or another format of 8 bits per channel.
+    first
+        What the file has to go with: where the shape comes from, and the shape (H, W, C). Images
+        are never resized; grey becomes colour if C is 3.
+
+    Raises
+    ------
+    DataError
+        If the file is no image or has another shape; the message names it.
+    """
     from PIL import Image
 
     try:

@@ -48,6 +48,8 @@ def export_network(context: RunContext) -> Outcome:
         "accuracy": record,
         "data": {"name": context.data.name, "digest": context.data.digest},
     }
+    if context.data.column_ranges is not None:
+        metadata["column_ranges"] = [list(pair) for pair in context.data.column_ranges]
     net = bnn.integerize(trained_network(context, full_precision=False))
     n_bytes = bnn.export(net, path, metadata)
     return Outcome(

@@ -67,7 +67,14 @@ def load_user_data(path: Path, *, seed: int) -> ImageData:
         label_names = _label_names(path, train, MIN_TRAIN_ROWS_PER_CLASS)
     train_labels = _indices(path, train, label_names)
     test_labels = _indices(path, test, label_names)
-    train_images, test_images = _grey_levels(train.values, test.values)
+    column_ranges = None
+    if train.values.dtype == np.uint8:
+        train_images, test_images = train.values.astype(np.uint8), test.values.astype(np.uint8)
+    else:
+        column_ranges = _column_ranges(train.values.astype(np.float64))
+        train_images, test_images = (
+            grey_levels(part.values.astype(np.float64), column_ranges) for part in (train, test)
+        )
     return ImageData(
         name=path.stem if path.is_file() else path.name,
         train_images=train_images,
@@ -78,6 +85,7 @@ def load_user_data(path: Path, *, seed: int) -> ImageData:
         digest=_digest(label_names, train_images, train_labels, test_images, test_labels),
         source=str(path),
         reason=f"{path} was given by the user",
+        column_ranges=column_ranges,
     )
 
 
@@ -156,21 +164,31 @@ def _indices(path: Path, samples: Samples, label_names: tuple[str, ...]) -> NDAr
     return np.array([index_of[name] for name in samples.labels], dtype=np.int64)
 
 
-def _grey_levels(
-    train: NDArray[np.uint8] | NDArray[np.float64], test: NDArray[np.uint8] | NDArray[np.float64]
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    if train.dtype == np.uint8:
-        return train.astype(np.uint8), test.astype(np.uint8)
+def grey_levels(
+    values: NDArray[np.float64], ranges: tuple[tuple[float, float], ...]
+) -> NDArray[np.uint8]:
+    """Numbers of a table as 0 ... 255.
+
+    Parameters
+    ----------
+    values
+        Shape (N, 1, 1, F).
+    ranges
+        What becomes 0 and what becomes 255, for each of the F columns; numbers beyond are clipped,
+        a column whose two are equal becomes 0.
+    """
     # Halved first: the difference of two numbers near the end of the range would overflow.
-    low = train.min(axis=0) / 2
-    span = train.max(axis=0) / 2 - low
+    low, high = np.array(ranges, dtype=np.float64).T / 2
+    span = high - low
     safe = np.where(span > 0, span, 1.0)
+    share = np.where(span > 0, np.clip(values / 2 - low, 0.0, span) / safe, 0.0)
+    return np.floor(255.0 * share + 0.5).astype(np.uint8)
 
-    def scaled(values: NDArray[np.float64]) -> NDArray[np.uint8]:
-        share = np.where(span > 0, np.clip(values / 2 - low, 0.0, span) / safe, 0.0)
-        return np.floor(255.0 * share + 0.5).astype(np.uint8)
 
-    return scaled(train.astype(np.float64)), scaled(test.astype(np.float64))
+def _column_ranges(values: NDArray[np.float64]) -> tuple[tuple[float, float], ...]:
+    rows = values.reshape(len(values), -1)
+    low, high = rows.min(axis=0).tolist(), rows.max(axis=0).tolist()
+    return tuple(zip(low, high, strict=True))
 
 
 def _digest(label_names: tuple[str, ...], *arrays: NDArray[np.uint8] | NDArray[np.int64]) -> str:

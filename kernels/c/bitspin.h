@@ -34,8 +34,9 @@ typedef struct bs_model {
     uint64_t scratch_offset;
     uint32_t n_ops;
     uint32_t n_tensors;
-    uint32_t cpu_features;
-    uint32_t reserved[7];
+    uint32_t backend;
+    uint32_t minor;
+    uint32_t reserved[6];
 } bs_model;
 
 /* What a function returns; bs_strerror gives the sentence. */
@@ -56,7 +57,10 @@ enum bs_error {
     BS_ERROR_ORDER = 13,     /* a tensor is read before it is written, written twice or unused */
     BS_ERROR_OVERFLOW = 14,  /* an accumulator could leave int32 */
     BS_ERROR_THRESHOLD = 15, /* a threshold is out of reach, or a flip is not 0 or 1 */
-    BS_ERROR_ARENA = 16      /* arena size or offset, or tensors that live together overlap */
+    BS_ERROR_ARENA = 16,     /* arena size or offset, or tensors that live together overlap */
+    BS_ERROR_LAYOUT = 17,    /* weights are packed for another kind of processor */
+    BS_ERROR_INTERVAL = 18,  /* the declared interval of an output is not that of the operation */
+    BS_ERROR_BACKEND = 19    /* this processor or this library does not have the back end */
 };
 
 /* Checks the whole file and fills in the model. The file must be 8-byte aligned and stay where it
@@ -64,18 +68,23 @@ enum bs_error {
  * after an error the model must not be used. */
 BS_API int bs_open(bs_model *model, const void *file, uint64_t file_bytes);
 
+/* bs_open chooses the fastest back end that this processor has; this forces another one, before
+ * the model is shared. Codes: 0 portable, 1 AVX2, 2 AVX-512, 3 NEON, 4 NEON with dot product (which
+ * bs_open never chooses, since without libc only the caller can know that it is there). */
+BS_API int bs_set_backend(bs_model *model, uint32_t backend);
+
 /* Bytes of working memory that one call of bs_run needs. */
 BS_API uint64_t bs_arena_bytes(const bs_model *model);
 
-/* Bytes of one input: uint8 (H, W, C), or packed bits, each pixel's channels in ceil(C / 32)
- * little-endian 32-bit words whose spare bits are zero. */
+/* Bytes of one input: uint8, int8 or int32 (H, W, C), or packed bits, each pixel's channels in
+ * ceil(C / 32) little-endian 32-bit words whose spare bits are zero. */
 BS_API uint64_t bs_input_bytes(const bs_model *model);
 
 /* Number of int32 values of one output. */
 BS_API uint64_t bs_output_count(const bs_model *model);
 
-/* Runs one input. The arena must be 8-byte aligned and needs no initialisation; a uint8 input may
- * have any address, packed bits and the output must be 4-byte aligned. */
+/* Runs one input. The arena must be 8-byte aligned and needs no initialisation; input of bytes may
+ * have any address, packed bits, int32 and the output must be 4-byte aligned. */
 BS_API int bs_run(const bs_model *model, void *arena, const void *input, int32_t *output);
 
 /* One line of English about an error; never null. */

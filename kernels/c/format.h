@@ -4,15 +4,31 @@
 #define BITSPIN_FORMAT_H
 
 #include "bitspin.h"
+#include "conv.h"
 
 #if !defined(__BYTE_ORDER__) || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "the format is little-endian and is read in place: a little-endian target is needed"
 #endif
 
-enum { BS_MAJOR = 1, BS_MINOR = 0, BS_MAX_OPS = 1024, BS_MAX_TENSORS = 8192, BS_ALIGNMENT = 64 };
-enum { BS_U8 = 0, BS_I8 = 1, BS_I32 = 2, BS_I64 = 3, BS_BITS = 4 };
-enum { BS_CONV_U8 = 1, BS_CONV_B1 = 2, BS_CONV_B1_I8 = 3 };
-enum { BS_DATA = 0, BS_WEIGHTS = 1, BS_THRESHOLD = 2, BS_BIAS = 3, BS_RESIDUAL = 4, BS_INPUTS = 5 };
+enum { BS_MAJOR = 1, BS_MINOR = 1, BS_MAX_OPS = 1024, BS_MAX_TENSORS = 8192, BS_ALIGNMENT = 64 };
+enum { BS_U8 = 0, BS_I8 = 1, BS_I32 = 2, BS_I64 = 3, BS_BITS = 4, BS_U16 = 5 };
+enum {
+    BS_CONV_U8 = 1,
+    BS_CONV_B1 = 2,
+    BS_CONV_B1_I8 = 3, /* version 1.0 ends here */
+    BS_CONV_I8 = 4,
+    BS_DENSE_I32 = 5,
+    BS_THRESHOLD = 6,
+    BS_SCALE = 7,
+    BS_ADD = 8,
+    BS_MAX_POOL = 9,
+    BS_AVERAGE_POOL = 10,
+    BS_LOOKUP = 11
+};
+enum { BS_ZERO_BORDER = 1 }; /* flags */
+enum { BS_MAX_TABLE = 1 << 16 }; /* entries of the table of BS_LOOKUP, which are uint16 */
+/* The operands of an operation; BS_PER_CHANNEL is its threshold or multiplier. */
+enum { BS_DATA = 0, BS_WEIGHTS = 1, BS_PER_CHANNEL = 2, BS_BIAS = 3, BS_RESIDUAL = 4, BS_INPUTS = 5 };
 
 #define BS_NONE 0xffffffffu     /* an operand that is not there */
 #define BS_MAX_BYTES 0x7fffffff /* of a tensor and of the arena: int32 indexes both */
@@ -32,7 +48,9 @@ typedef struct {
     uint16_t opcode, flags;
     uint32_t in[BS_INPUTS];
     uint32_t out;
-    int32_t stride[2], padding[2], pool[2], zero[3];
+    int32_t stride[2], padding[2], pool[2];
+    int32_t extra;     /* groups of a convolution, shift of a scale, else 0 */
+    int32_t low, high; /* of an int32 output, on any input; 0 in version 1.0 */
 } bs_op;
 
 typedef struct {
@@ -76,9 +94,34 @@ static inline uint32_t bs_words(uint32_t n_channels)
     return n_channels / 32 + (n_channels % 32 != 0);
 }
 
+/* A convolution of bs_convolve. */
+static inline int bs_is_convolution(const bs_op *op)
+{
+    return op->opcode <= BS_CONV_I8;
+}
+
+/* An operation with a multiplier and a shift. */
+static inline int bs_is_scale(const bs_op *op)
+{
+    return op->opcode == BS_SCALE || op->opcode == BS_AVERAGE_POOL;
+}
+
+/* Groups of a convolution; version 1.0 wrote 0. */
+static inline int32_t bs_groups(const bs_op *op)
+{
+    return op->extra ? op->extra : 1;
+}
+
 static inline uint64_t bs_align(uint64_t bytes)
 {
     return (bytes + BS_ALIGNMENT - 1) / BS_ALIGNMENT * BS_ALIGNMENT;
 }
+
+/* rules.c: everything about operation i that does not concern the arena, once the operands are
+ * known to exist. */
+int bs_check_op(const bs_model *model, uint32_t i);
+
+/* run.c: a checked convolution, without data, out and scratch. */
+bs_conv bs_prepare_conv(const bs_model *model, const bs_op *op);
 
 #endif

@@ -1,10 +1,11 @@
 /* bs_open: checks everything that a run relies on, so that a run needs no check.
  *
- * The rules are those of kernels/model_rules.py, arena.py and model_format.py. All sizes are
- * computed in 64 bits; a product is compared with BS_MAX_BYTES after every factor of at most 32
- * bits, so none can overflow. No memory is needed: who writes and who reads a tensor is found by
- * walking the operation table, which BS_MAX_OPS keeps short. */
-#include "cpu.h"
+ * The rules are those of kernels/model_rules.py, arena.py and model_format.py; what concerns one
+ * operation alone is in rules.c. All sizes are computed in 64 bits; a product is compared with
+ * BS_MAX_BYTES after every factor of at most 32 bits, so none can overflow. No memory is needed:
+ * who writes and who reads a tensor is found by walking the operation table, which BS_MAX_OPS
+ * keeps short. */
+#include "conv.h"
 #include "format.h"
 
 #define TRY(call)                      \
@@ -59,35 +60,88 @@ static int check_header(const bs_header *header, uint64_t file_bytes)
     return ~crc == header->crc32c ? BS_OK : BS_ERROR_CHECKSUM;
 }
 
-/* Bytes that the dimensions ask for, 0 if they are not allowed. */
+/* The panels that this library reads beside rows. */
+static int32_t own_panels(void)
+{
+#if BS_X86
+    return BS_LANES;
+#elif BS_ARM
+    return BS_VECTORS;
+#else
+    return BS_ROWS;
+#endif
+}
+
+/* Words side by side of one column in a panel. */
+static uint64_t panel_step(int32_t layout)
+{
+    return layout == BS_VECTORS ? BS_VECTORS_WORDS : 1;
+}
+
+/* n rounded up to a multiple of a power of two. */
+static uint64_t round_up(uint64_t n, uint64_t multiple)
+{
+    return (n + multiple - 1) & ~(multiple - 1);
+}
+
+/* Bytes that the dimensions ask for, 0 if they are not allowed. In panels, whole panels of whole
+ * steps (tile.h); `step` and `width` are then those of the layout, else 1. */
 static uint64_t bytes_of(const bs_tensor *tensor)
 {
-    static const uint8_t item[] = {1, 1, 4, 8, 4};
-    if (tensor->dtype > BS_BITS || tensor->rank < 1 || tensor->rank > 4) return 0;
+    static const uint8_t item[] = {1, 1, 4, 8, 4, 2};
+    int is_panel = tensor->layout != BS_ROWS;
+    uint64_t width = is_panel ? (uint64_t)bs_panel_width(tensor->layout) : 1;
+    if (tensor->dtype > BS_U16 || tensor->rank < 1 || tensor->rank > 4) return 0;
+    if (tensor->layout > BS_VECTORS || (is_panel && (tensor->dtype != BS_BITS ||
+                                                     tensor->rank != 4 || !tensor->data_off)))
+        return 0;
     uint64_t bytes = item[tensor->dtype];
-    for (uint32_t i = 0; i < 4; i++) {
+    for (uint32_t i = 4; i-- > 0;) {
         uint64_t n = tensor->dims[i];
         if (i >= tensor->rank) {
             if (n != 0) return 0;
             continue;
         }
         if (n < 1 || n > BS_MAX_BYTES) return 0;
-        bytes *= tensor->dtype == BS_BITS && i + 1u == tensor->rank ? bs_words((uint32_t)n) : n;
+        if (tensor->dtype == BS_BITS && i + 1u == tensor->rank) n = bs_words((uint32_t)n);
+        if (is_panel && i == 0) {
+            bytes = round_up(bytes, 4 * panel_step(tensor->layout));
+            n = round_up(n, width);
+        }
+        bytes *= n;
         if (bytes > BS_MAX_BYTES) return 0;
     }
     return bytes;
 }
 
 /* Bits past the last channel of every tap are zero: XOR with data of the same rule adds nothing. */
-static int check_padding_bits(const bs_tensor *tensor, const uint8_t *bytes)
+static int check_padding_bits(const bs_tensor *tensor, const uint32_t *words)
 {
     uint32_t n_bits = tensor->dims[tensor->rank - 1];
     if (n_bits % 32 == 0) return BS_OK;
     uint32_t spare = ~0u << n_bits % 32;
-    const uint32_t *words = (const uint32_t *)bytes;
     uint64_t n_words = tensor->bytes / 4;
     for (uint64_t i = bs_words(n_bits) - 1; i < n_words; i += bs_words(n_bits))
         if (words[i] & spare) return BS_ERROR_PADDING;
+    return BS_OK;
+}
+
+/* In panels so are the columns and words that fill them up. */
+static int check_panels(const bs_tensor *tensor, const uint32_t *word)
+{
+    const uint32_t *dims = tensor->dims;
+    uint32_t n_tap = bs_words(dims[3]), n_words = dims[1] * dims[2] * n_tap; /* below 2^29 */
+    uint32_t width = (uint32_t)bs_panel_width(tensor->layout);
+    uint32_t step = (uint32_t)panel_step(tensor->layout);
+    uint32_t last = dims[3] % 32 ? ~(~0u << dims[3] % 32) : ~0u;
+    for (uint32_t first = 0; first < dims[0]; first += width)
+        for (uint32_t w = 0; w < n_words; w += step)
+            for (uint32_t c = first; c < first + width; c++)
+                for (uint32_t i = 0; i < step; i++, word++) {
+                    uint32_t used = (w + i) % n_tap + 1 == n_tap ? last : ~0u;
+                    if (c >= dims[0] || w + i >= n_words) used = 0;
+                    if (*word & ~used) return BS_ERROR_PADDING;
+                }
     return BS_OK;
 }
 
@@ -96,8 +150,7 @@ static int check_tensor(const bs_tensor *tensor, const uint8_t *file, uint64_t f
                         uint64_t *end)
 {
     uint64_t bytes = bytes_of(tensor);
-    if (bytes == 0 || bytes != tensor->bytes || tensor->layout != 0 || tensor->zero != 0)
-        return BS_ERROR_TENSOR;
+    if (bytes == 0 || bytes != tensor->bytes || tensor->zero != 0) return BS_ERROR_TENSOR;
     if (tensor->data_off == 0) return tensor->crc32c == 0 ? BS_OK : BS_ERROR_CHECKSUM;
     uint64_t start = bs_align(*end);
     if (tensor->data_off != start || tensor->arena_off != 0) return BS_ERROR_OFFSET;
@@ -105,7 +158,10 @@ static int check_tensor(const bs_tensor *tensor, const uint8_t *file, uint64_t f
     if (!all_zero(file + *end, start - *end)) return BS_ERROR_OFFSET;
     if (~crc32c(0xffffffff, file + start, bytes) != tensor->crc32c) return BS_ERROR_CHECKSUM;
     *end = start + bytes;
-    return tensor->dtype == BS_BITS ? check_padding_bits(tensor, file + start) : BS_OK;
+    const uint32_t *words = (const uint32_t *)(file + start);
+    if (tensor->layout != BS_ROWS && tensor->layout != own_panels()) return BS_ERROR_LAYOUT;
+    if (tensor->layout != BS_ROWS) return check_panels(tensor, words);
+    return tensor->dtype == BS_BITS ? check_padding_bits(tensor, words) : BS_OK;
 }
 
 static int check_tensors(const bs_model *model, const bs_header *header)
@@ -113,8 +169,10 @@ static int check_tensors(const bs_model *model, const bs_header *header)
     const uint8_t *file = bs_file(model);
     const bs_tensor *tensors = bs_tensors(model);
     uint64_t end = (uint64_t)((const uint8_t *)(tensors + model->n_tensors) - file);
-    for (uint32_t i = 0; i < model->n_tensors; i++)
+    for (uint32_t i = 0; i < model->n_tensors; i++) {
+        if (tensors[i].layout != BS_ROWS && header->minor == 0) return BS_ERROR_TENSOR;
         TRY(check_tensor(&tensors[i], file, header->file_size, &end));
+    }
     uint64_t meta = bs_align(end);
     if (header->meta_off != meta) return BS_ERROR_OFFSET;
     if (header->file_size != meta + header->meta_len) return BS_ERROR_SIZE;
@@ -135,15 +193,16 @@ static int check_order(const bs_model *model, uint32_t i)
 {
     const bs_op *op = &bs_ops(model)[i];
     const bs_tensor *tensors = bs_tensors(model);
-    if (op->in[BS_RESIDUAL] != BS_NONE || op->in[BS_DATA] >= model->n_tensors ||
-        op->in[BS_WEIGHTS] == BS_NONE || op->out >= model->n_tensors)
+    if (op->in[BS_DATA] >= model->n_tensors || op->out >= model->n_tensors)
         return BS_ERROR_OPERAND;
-    for (int k = BS_WEIGHTS; k <= BS_BIAS; k++) {
+    for (int k = BS_WEIGHTS; k <= BS_RESIDUAL; k++) {
         if (op->in[k] == BS_NONE) continue;
-        if (op->in[k] >= model->n_tensors || tensors[op->in[k]].data_off == 0)
-            return BS_ERROR_OPERAND;
+        if (op->in[k] >= model->n_tensors) return BS_ERROR_OPERAND;
+        if (k != BS_RESIDUAL && tensors[op->in[k]].data_off == 0) return BS_ERROR_OPERAND;
     }
     if (!is_written(model, op->in[BS_DATA], i)) return BS_ERROR_ORDER;
+    if (op->in[BS_RESIDUAL] != BS_NONE && !is_written(model, op->in[BS_RESIDUAL], i))
+        return BS_ERROR_ORDER;
     if (is_written(model, op->out, i) || tensors[op->out].data_off != 0) return BS_ERROR_ORDER;
     return BS_OK;
 }
@@ -163,84 +222,22 @@ static int check_uses(const bs_model *model)
     return BS_OK;
 }
 
-/* Output size along one axis, 0 if nothing would be left or a parameter is not allowed. */
-static int64_t output_size(const bs_op *op, int axis, int64_t size, int64_t kernel)
+/* The largest working memory of a convolution, more than BS_MAX_BYTES if it is too large. */
+static uint64_t scratch_bytes(const bs_model *model)
 {
-    int64_t stride = op->stride[axis], padding = op->padding[axis], pool = op->pool[axis];
-    if (stride < 1 || pool < 1 || padding < 0 || padding >= kernel) return 0;
-    /* Every coordinate of the padded image has to be an int32. */
-    if (size + 2 * padding < kernel || size + 2 * padding > INT32_MAX) return 0;
-    /* In 32 bits, because a 64-bit division is a library call on 32-bit ARM. */
-    uint32_t room = (uint32_t)(size + 2 * padding - kernel);
-    return (room / (uint32_t)stride + 1) / (uint32_t)pool;
-}
-
-static int check_shapes(const bs_op *op, const bs_tensor *data, const bs_tensor *weights,
-                        const bs_tensor *out)
-{
-    if (op->flags != 0 || op->zero[0] || op->zero[1] || op->zero[2]) return BS_ERROR_OP;
-    if (op->opcode < BS_CONV_U8 || op->opcode > BS_CONV_B1_I8) return BS_ERROR_OP;
-    if (data->dtype != (op->opcode == BS_CONV_U8 ? BS_U8 : BS_BITS) ||
-        weights->dtype != (op->opcode == BS_CONV_B1 ? BS_BITS : BS_I8) ||
-        out->dtype != (op->in[BS_THRESHOLD] == BS_NONE ? BS_I32 : BS_BITS))
-        return BS_ERROR_OPERAND;
-    if (data->rank != 3 || weights->rank != 4 || out->rank != 3 ||
-        data->dims[2] != weights->dims[3] || out->dims[2] != weights->dims[0])
-        return BS_ERROR_SHAPE;
-    for (int axis = 0; axis < 2; axis++) {
-        int64_t size = output_size(op, axis, data->dims[axis], weights->dims[1 + axis]);
-        if (size < 1 || size != out->dims[axis]) return BS_ERROR_SHAPE;
+    uint64_t largest = 0;
+    for (uint32_t i = 0; i < model->n_ops; i++) {
+        const bs_op *op = &bs_ops(model)[i];
+        if (!bs_is_convolution(op)) continue;
+        bs_conv conv = bs_prepare_conv(model, op);
+        uint64_t bytes = bs_conv_scratch_bytes(&conv);
+        if (bytes > largest) largest = bytes;
     }
-    return BS_OK;
-}
-
-/* No accumulator can leave int32, and every threshold lies at most one step out of reach. */
-static int check_ranges(const bs_model *model, const bs_op *op)
-{
-    const bs_tensor *tensors = bs_tensors(model);
-    const uint8_t *file = bs_file(model);
-    const uint32_t *dims = tensors[op->in[BS_WEIGHTS]].dims;
-    int64_t product = op->opcode == BS_CONV_U8 ? 255 * 128 : op->opcode == BS_CONV_B1 ? 1 : 128;
-    int64_t reach = product * dims[1] * dims[2] * dims[3];
-    const int32_t *bias = 0, *threshold = 0;
-    if (op->in[BS_BIAS] != BS_NONE) {
-        const bs_tensor *tensor = &tensors[op->in[BS_BIAS]];
-        if (tensor->dtype != BS_I32 || tensor->rank != 1 || tensor->dims[0] != dims[0])
-            return BS_ERROR_OPERAND;
-        bias = (const int32_t *)(file + tensor->data_off);
-    }
-    if (op->in[BS_THRESHOLD] != BS_NONE) {
-        const bs_tensor *tensor = &tensors[op->in[BS_THRESHOLD]];
-        if (tensor->dtype != BS_I32 || tensor->rank != 2 || tensor->dims[0] != 2 ||
-            tensor->dims[1] != dims[0])
-            return BS_ERROR_OPERAND;
-        threshold = (const int32_t *)(file + tensor->data_off);
-    }
-    for (uint32_t c = 0; c < dims[0]; c++) {
-        int64_t offset = bias ? bias[c] : 0;
-        int64_t bound = reach + (offset < 0 ? -offset : offset);
-        if (bound > INT32_MAX) return BS_ERROR_OVERFLOW;
-        if (!threshold) continue;
-        int64_t level = threshold[c], flip = threshold[dims[0] + c];
-        if (level < -bound - 1 || level > bound + 1 || flip < 0 || flip > 1)
-            return BS_ERROR_THRESHOLD;
-    }
-    return BS_OK;
-}
-
-/* Bytes that the patches of one pooling window take, more than BS_MAX_BYTES if too many. */
-static uint64_t scratch_bytes(const bs_op *op, const uint32_t *kernel)
-{
-    uint64_t bytes = op->opcode == BS_CONV_B1 ? 4 * (uint64_t)bs_words(kernel[3])
-                                              : 2 * (uint64_t)kernel[3];
-    const uint64_t factors[4] = {kernel[1], kernel[2], (uint64_t)op->pool[0],
-                                 (uint64_t)op->pool[1]};
-    for (int i = 0; i < 4 && bytes <= BS_MAX_BYTES; i++) bytes *= factors[i];
-    return bytes;
+    return largest;
 }
 
 /* Activations that live together do not overlap; input and output are the caller's memory. */
-static int check_arena(bs_model *model, uint64_t scratch)
+static int check_arena(bs_model *model, uint64_t declared)
 {
     const bs_op *ops = bs_ops(model);
     const bs_tensor *tensors = bs_tensors(model);
@@ -255,7 +252,7 @@ static int check_arena(bs_model *model, uint64_t scratch)
         if (bs_align(a_end) > end) end = bs_align(a_end);
         uint32_t last = i; /* the operation that reads this tensor last */
         for (uint32_t j = i + 1; j < model->n_ops; j++)
-            if (ops[j].in[BS_DATA] == ops[i].out) last = j;
+            if (ops[j].in[BS_DATA] == ops[i].out || ops[j].in[BS_RESIDUAL] == ops[i].out) last = j;
         for (uint32_t j = i + 1; j <= last; j++) {
             const bs_tensor *b = &tensors[ops[j].out];
             if (ops[j].out != output && a->arena_off < b->arena_off + b->bytes &&
@@ -263,10 +260,12 @@ static int check_arena(bs_model *model, uint64_t scratch)
                 return BS_ERROR_ARENA;
         }
     }
-    model->scratch_offset = end;
-    if (model->arena_bytes != end + bs_align(scratch) || model->arena_bytes > BS_MAX_BYTES)
+    /* Working memory is no part of the file; in version 1.0 it was, as another runtime had it. */
+    if (declared < end || (model->minor > 0 && declared > end) || declared > BS_MAX_BYTES)
         return BS_ERROR_ARENA;
-    return BS_OK;
+    model->scratch_offset = end;
+    model->arena_bytes = end + bs_align(scratch_bytes(model));
+    return model->arena_bytes <= BS_MAX_BYTES ? BS_OK : BS_ERROR_ARENA;
 }
 
 int bs_open(bs_model *model, const void *file, uint64_t file_bytes)
@@ -279,22 +278,14 @@ int bs_open(bs_model *model, const void *file, uint64_t file_bytes)
     model->file = (uintptr_t)file;
     model->n_ops = header->n_ops;
     model->n_tensors = header->n_tensors;
-    model->arena_bytes = header->arena_bytes;
-    model->cpu_features = bs_cpu_features();
-    for (int i = 0; i < 7; i++) model->reserved[i] = 0;
+    model->arena_bytes = model->scratch_offset = 0;
+    model->backend = bs_best_backend(bs_backends());
+    model->minor = header->minor;
+    for (int i = 0; i < 6; i++) model->reserved[i] = 0;
 
     TRY(check_tensors(model, header));
     for (uint32_t i = 0; i < model->n_ops; i++) TRY(check_order(model, i));
     TRY(check_uses(model));
-    uint64_t scratch = 0;
-    for (uint32_t i = 0; i < model->n_ops; i++) {
-        const bs_op *op = &bs_ops(model)[i];
-        const bs_tensor *tensors = bs_tensors(model), *weights = &tensors[op->in[BS_WEIGHTS]];
-        TRY(check_shapes(op, &tensors[op->in[BS_DATA]], weights, &tensors[op->out]));
-        TRY(check_ranges(model, op));
-        uint64_t bytes = scratch_bytes(op, weights->dims);
-        if (bytes > BS_MAX_BYTES) return BS_ERROR_ARENA;
-        if (bytes > scratch) scratch = bytes;
-    }
-    return check_arena(model, scratch);
+    for (uint32_t i = 0; i < model->n_ops; i++) TRY(bs_check_op(model, i));
+    return check_arena(model, header->arena_bytes);
 }

@@ -1,5 +1,6 @@
 /* bs_run and the small functions of the API. */
 #include "conv.h"
+#include "elementwise.h"
 #include "format.h"
 
 uint64_t bs_arena_bytes(const bs_model *model)
@@ -22,53 +23,106 @@ uint32_t bs_version(void)
     return (uint32_t)BS_MAJOR << 16 | BS_MINOR;
 }
 
+int bs_set_backend(bs_model *model, uint32_t backend)
+{
+    if (!model) return BS_ERROR_ARGUMENT;
+    uint32_t backends = bs_backends();
+    if (backends >> BS_NEON & 1 && sizeof(void *) == 8) backends |= 1u << BS_DOTPROD;
+    if (backend >= BS_BACKENDS || !(backends >> backend & 1)) return BS_ERROR_BACKEND;
+    model->backend = backend;
+    return BS_OK;
+}
+
 static const void *constant(const bs_model *model, uint32_t number)
 {
     if (number == BS_NONE) return 0;
     return bs_file(model) + bs_tensors(model)[number].data_off;
 }
 
-static bs_conv prepare(const bs_model *model, const bs_op *op, uint8_t *arena)
+bs_conv bs_prepare_conv(const bs_model *model, const bs_op *op)
 {
     const bs_tensor *tensors = bs_tensors(model);
     const bs_tensor *data = &tensors[op->in[BS_DATA]], *out = &tensors[op->out];
-    const uint32_t *weights = tensors[op->in[BS_WEIGHTS]].dims;
+    const bs_tensor *weights = &tensors[op->in[BS_WEIGHTS]];
+    int is_of_bits = op->opcode == BS_CONV_B1 || op->opcode == BS_CONV_B1_I8;
     bs_conv conv;
-    conv.data = arena + data->arena_off;
+    conv.data = conv.scratch = conv.out = 0;
     conv.weights = constant(model, op->in[BS_WEIGHTS]);
     conv.bias = constant(model, op->in[BS_BIAS]);
-    conv.threshold = constant(model, op->in[BS_THRESHOLD]);
-    conv.patches = arena + model->scratch_offset;
-    conv.out = arena + out->arena_off;
+    conv.threshold = constant(model, op->in[BS_PER_CHANNEL]);
     for (int axis = 0; axis < 2; axis++) {
         conv.size[axis] = (int32_t)data->dims[axis];
-        conv.kernel[axis] = (int32_t)weights[1 + axis];
-        conv.stride[axis] = op->stride[axis];
+        conv.kernel[axis] = (int32_t)weights->dims[1 + axis];
         conv.padding[axis] = op->padding[axis];
         conv.pool[axis] = op->pool[axis];
         conv.out_size[axis] = (int32_t)out->dims[axis];
+        /* The stride to a second position, which alone is bounded by the size of the data. */
+        int is_alone = op->pool[axis] == 1 && out->dims[axis] == 1;
+        conv.stride[axis] = is_alone ? 1 : op->stride[axis];
     }
-    conv.channels = (int32_t)weights[3];
-    conv.n_pixel = op->opcode == BS_CONV_B1 ? (int32_t)bs_words(weights[3]) : conv.channels;
-    conv.n_patch = conv.kernel[0] * conv.kernel[1] * conv.n_pixel;
-    conv.n_out = (int32_t)weights[0];
+    conv.channels = (int32_t)data->dims[2];
+    conv.n_out = (int32_t)weights->dims[0];
+    conv.groups = bs_groups(op);
+    conv.border = is_of_bits && !(op->flags & BS_ZERO_BORDER) ? -1 : 0;
+    conv.kind = op->opcode;
+    conv.layout = weights->layout;
+    conv.backend = model->backend;
     return conv;
+}
+
+static bs_elementwise prepare(const bs_model *model, const bs_op *op)
+{
+    const bs_tensor *tensors = bs_tensors(model);
+    const bs_tensor *data = &tensors[op->in[BS_DATA]], *out = &tensors[op->out];
+    bs_elementwise e;
+    e.opcode = op->opcode;
+    e.dtype = data->dtype;
+    e.weights = constant(model, op->in[BS_WEIGHTS]);
+    e.per_channel = constant(model, op->in[BS_PER_CHANNEL]);
+    e.bias = constant(model, op->in[BS_BIAS]);
+    for (int axis = 0; axis < 2; axis++) {
+        e.size[axis] = (int32_t)data->dims[axis];
+        e.out_size[axis] = (int32_t)out->dims[axis];
+        e.window[axis] = op->pool[axis];
+        e.stride[axis] = op->stride[axis];
+        e.padding[axis] = op->padding[axis];
+    }
+    e.channels = (int32_t)data->dims[2];
+    e.n_out = (int32_t)out->dims[2];
+    e.has_knee = bs_is_scale(op) && tensors[op->in[BS_PER_CHANNEL]].dims[0] == 3;
+    e.shift = op->extra;
+    e.n_table = op->opcode == BS_LOOKUP ? (int32_t)tensors[op->in[BS_WEIGHTS]].dims[0] : 0;
+    return e;
 }
 
 int bs_run(const bs_model *model, void *arena, const void *input, int32_t *output)
 {
     if (!model || !arena || !input || !output) return BS_ERROR_ARGUMENT;
-    int is_packed = bs_tensors(model)[0].dtype == BS_BITS;
-    if ((uintptr_t)arena % 8 || (uintptr_t)output % 4 || (is_packed && (uintptr_t)input % 4))
+    const bs_tensor *tensors = bs_tensors(model);
+    int is_words = tensors[0].dtype == BS_BITS || tensors[0].dtype == BS_I32;
+    if ((uintptr_t)arena % 8 || (uintptr_t)output % 4 || (is_words && (uintptr_t)input % 4))
         return BS_ERROR_ARGUMENT;
+    uint8_t *memory = arena;
     for (uint32_t i = 0; i < model->n_ops; i++) {
         const bs_op *op = &bs_ops(model)[i];
-        bs_conv conv = prepare(model, op, arena);
-        if (op->in[BS_DATA] == 0) conv.data = input;
-        if (i + 1 == model->n_ops) conv.out = output;
-        if (op->opcode == BS_CONV_U8) bs_conv_u8(&conv);
-        if (op->opcode == BS_CONV_B1) bs_conv_b1(&conv, model->cpu_features);
-        if (op->opcode == BS_CONV_B1_I8) bs_conv_b1_i8(&conv);
+        uint32_t data = op->in[BS_DATA], residual = op->in[BS_RESIDUAL];
+        const void *from = data == 0 ? input : memory + tensors[data].arena_off;
+        void *to = i + 1 == model->n_ops ? (void *)output : memory + tensors[op->out].arena_off;
+        if (bs_is_convolution(op)) {
+            bs_conv conv = bs_prepare_conv(model, op);
+            conv.data = from;
+            conv.out = to;
+            conv.scratch = memory + model->scratch_offset;
+            bs_convolve(&conv);
+        } else {
+            bs_elementwise e = prepare(model, op);
+            e.data = from;
+            e.out = to;
+            e.residual = residual == 0 ? input : 0;
+            if (residual != 0 && residual != BS_NONE)
+                e.residual = (const int32_t *)(memory + tensors[residual].arena_off);
+            bs_run_elementwise(model->backend, &e);
+        }
     }
     return BS_OK;
 }
@@ -93,9 +147,12 @@ const char *bs_strerror(int error)
         "a tensor is read before it is written, written twice or unused\0"
         "an accumulator could leave int32\0"
         "a threshold is out of reach, or a flip is neither 0 nor 1\0"
-        "arena size or offset is wrong, or tensors that live together overlap\0";
+        "arena size or offset is wrong, or tensors that live together overlap\0"
+        "the weights are packed for another kind of processor; export the model for this one\0"
+        "the declared interval of an int32 output is wrong\0"
+        "this processor or this library does not have that back end\0";
     const char *message = messages;
-    if (error < 0 || error > BS_ERROR_ARENA) return "unknown error";
+    if (error < 0 || error > BS_ERROR_BACKEND) return "unknown error";
     for (; error > 0; error--) {
         while (*message) message++;
         message++;

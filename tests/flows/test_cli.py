@@ -14,6 +14,8 @@ from flows.cli import main
 from flows.config_file import load_config
 from flows.exits import ExitCode, VerificationError, exit_code_of
 from flows.plan import make_plan, owned
+from kernels import read_model
+from kernels.backends import available_backends
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +45,7 @@ def test_version(bitspin) -> None:  # type: ignore[no-untyped-def]
 
 @pytest.mark.parametrize(
     "command",
-    ["run", "runs", "show", "doctor", "export", "resume", "data list", "data get"],
+    ["run", "runs", "show", "predict", "doctor", "export", "resume", "data list", "data get"],
 )
 def test_every_command_explains_itself_with_an_example(bitspin, command: str) -> None:  # type: ignore[no-untyped-def]
     code, out, _ = bitspin(*command.split(), "--help")
@@ -135,7 +137,16 @@ def test_export_writes_a_model_and_refuses_a_corrupt_one(bitspin, tmp_path: Path
     out = tmp_path / "out"
     code, _, err = bitspin("export", "latest", "--target", "x86_64-linux", "--out", str(out))
     assert code == 0, err
-    assert (out / "model.bspn").read_bytes() == model.read_bytes()
+    for name in ("libbitspin.so", "libbitspin.a", "bitspin.h", "example.c", "SHA256SUMS"):
+        assert (out / name).is_file()
+    shipped = read_model((out / "model.bspn").read_bytes())
+    assert shipped == read_model(model.read_bytes())
+    again = tmp_path / "again"
+    code, _, err = bitspin("export", str(model), "--target", "x86_64-linux", "--out", str(again))
+    assert code == 0, err
+    assert {p.name: p.read_bytes() for p in again.iterdir()} == {
+        p.name: p.read_bytes() for p in out.iterdir()
+    }
     data = bytearray(model.read_bytes())
     data[100] ^= 1
     model.write_bytes(data)
@@ -181,6 +192,8 @@ def test_doctor_and_data_list_speak_json(bitspin) -> None:  # type: ignore[no-un
     assert code == 0
     findings = {finding["what"]: finding for finding in json.loads(out)}
     assert findings["Python"]["is_present"]
+    assert f", of {', '.join(available_backends())}" in findings["kernels"]["detail"]
+    assert findings["cycle model"]["is_present"] or "llvm" in findings["cycle model"]["remedy"]
     assert all(f["is_present"] or f["remedy"] or f["what"] == "GPU" for f in findings.values())
     code, out, _ = bitspin("data", "list", "--json")
     assert code == 0

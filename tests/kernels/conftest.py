@@ -1,7 +1,11 @@
 """Models for the tests of this room: small, random, and always within the rules of the format."""
 
+import importlib.util
+import platform
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,8 +13,29 @@ from numpy.typing import NDArray
 
 from kernels import DType, Model, Op, OpCode, Tensor, output_shape, pack_bits
 from kernels.build import build_library
+from kernels.panels import Layout
 
 MakeModel = Callable[..., Model]
+_REACH = {
+    OpCode.CONV_U8: 255 * 128,
+    OpCode.CONV_B1: 1,
+    OpCode.CONV_B1_I8: 128,
+    OpCode.CONV_I8: 128 * 128,
+}
+_INPUT = {OpCode.CONV_U8: DType.U8, OpCode.CONV_I8: DType.I8}
+
+
+def _load(path: Path) -> ModuleType:
+    """A module that is no test and not on the path."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+graphs = _load(Path(__file__).parent / "fuzz" / "graphs.py")
 
 
 def _weights(rng: np.random.Generator, dims: tuple[int, ...], *, bits: bool) -> Tensor:
@@ -47,37 +72,52 @@ def make_model(
     pool: tuple[int, int] = (1, 1),
     threshold: bool = False,
     bias: bool = False,
+    groups: int = 1,
+    zero_border: bool = False,
     seed: int = 0,
 ) -> Model:
     """One operation on random constants; with a threshold, a second one that shows its bits."""
     rng = np.random.default_rng(seed)
-    dims = (n_out, *kernel, image[2])
+    dims = (n_out, *kernel, image[2] // groups)
     tensors = [
-        Tensor(DType.U8 if code is OpCode.CONV_U8 else DType.BITS, image),
+        Tensor(_INPUT.get(code, DType.BITS), image),
         _weights(rng, dims, bits=code is OpCode.CONV_B1),
     ]
-    reach = {OpCode.CONV_U8: 255 * 128, OpCode.CONV_B1: 1, OpCode.CONV_B1_I8: 128}[code]
     references: dict[str, int] = {}
     if threshold:
         references["threshold"] = len(tensors)
-        tensors.append(_threshold(rng, reach * int(np.prod(dims[1:])), n_out))
+        tensors.append(_threshold(rng, _REACH[code] * int(np.prod(dims[1:])), n_out))
     if bias:
         references["bias"] = len(tensors)
         values = rng.integers(-50, 50, n_out).astype("<i4")
         tensors.append(Tensor(DType.I32, (n_out,), values.tobytes()))
-    op = Op(code, 0, 1, len(tensors), **references, stride=stride, padding=padding, pool=pool)
+    op = Op(
+        *(code, 0, 1, len(tensors)),
+        **references,
+        stride=stride,
+        padding=padding,
+        pool=pool,
+        groups=groups,
+        zero_border=zero_border,
+    )
     tensors.append(Tensor(DType.BITS if threshold else DType.I32, output_shape(op, tensors)))
     ops = [op, _reveal(tensors, op.out, n_out)] if threshold else [op]
     return Model(tuple(ops), tuple(tensors), {"labels": ["a", "ß"]})
 
 
-def make_images(model: Model, n_images: int = 3, seed: int = 0) -> NDArray[np.uint8]:
+def make_images(model: Model, n_images: int = 3, seed: int = 0) -> NDArray[Any]:
     """Random images for ``model``, the extreme values included."""
     tensor = model.tensors[0]
-    top = 2 if tensor.dtype is DType.BITS else 256
+    dtype, low, top = {
+        DType.U8: (np.uint8, 0, 255),
+        DType.I8: (np.int8, -128, 127),
+        DType.I32: (np.int32, -(2**31), 2**31 - 1),
+        DType.BITS: (np.uint8, 0, 1),
+    }[tensor.dtype]
     rng = np.random.default_rng(seed)
-    images = rng.integers(0, top, (n_images, *tensor.dims), dtype=np.uint8)
-    images[0] = top - 1
+    images = rng.integers(low, top, (n_images, *tensor.dims), dtype, endpoint=True)
+    images[0] = top
+    images[-1:, ..., ::2] = low
     return images
 
 
@@ -115,6 +155,12 @@ def library() -> Path:
     return build_library("host")
 
 
+@pytest.fixture(scope="session")
+def own_panels() -> Layout:
+    """The panels that the runtime for this machine reads beside rows."""
+    return Layout.VECTORS if platform.machine() in ("aarch64", "arm64") else Layout.LANES
+
+
 @pytest.fixture(scope="session", name="make_model")
 def _make_model() -> MakeModel:
     return make_model
@@ -128,6 +174,12 @@ def _make_images() -> Callable[..., NDArray[np.uint8]]:
 @pytest.fixture(scope="session", name="make_network")
 def _make_network() -> MakeModel:
     return make_network
+
+
+@pytest.fixture(scope="session", name="graphs")
+def _graphs() -> ModuleType:
+    """Random models: ``fuzz/graphs.py``."""
+    return graphs
 
 
 @pytest.fixture(scope="session")

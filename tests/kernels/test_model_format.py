@@ -5,13 +5,15 @@ import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from kernels import Model, ModelFormatError, OpCode, logical_digest, read_model, write_model
 from kernels.crc32c import crc32c
 
-GOLDEN = Path(__file__).with_name("golden_1_0.hex")
+GOLDEN_1_0 = Path(__file__).with_name("golden_1_0.hex")
+GOLDEN_1_1 = Path(__file__).with_name("golden_1_1.hex")
 N_TABLES = 64 + 2 * 64 + 7 * 48  # bytes of header, operations and tensors of tiny_model
 
 
@@ -42,23 +44,32 @@ def test_writing_is_deterministic(make_model: Callable[..., Model]) -> None:
     assert write_model(keys) == write_model(swapped)
 
 
-def test_golden_file_of_version_1_0(file: bytes) -> None:
-    # Written by `write_model(tiny_model).hex()`; stays as it is as long as major version 1 is read.
-    golden = bytes.fromhex(GOLDEN.read_text())
-    assert file == golden
-    assert read_model(golden).ops[0].code is OpCode.CONV_U8
+def test_golden_file_of_version_1_0(tiny_model: Model) -> None:
+    # Stays as it is as long as major version 1 is read; its metadata holds the digest of then.
+    golden = read_model(bytes.fromhex(GOLDEN_1_0.read_text()))
+    assert (golden.ops, golden.tensors) == (tiny_model.ops, tiny_model.tensors)
+    assert golden.metadata == {"logical_digest": logical_digest(tiny_model)}
+
+
+def test_golden_file_of_version_1_1(graphs: ModuleType) -> None:
+    # Written by `write_model(graphs.every_operation()).hex()`.
+    golden = bytes.fromhex(GOLDEN_1_1.read_text())
+    assert write_model(read_model(golden)) == golden
+    assert golden == write_model(graphs.every_operation())
+    codes = {op.code for op in read_model(golden).ops}
+    assert codes >= set(OpCode) - {OpCode.CONV_I8}
 
 
 def test_header_fields_are_where_the_format_says(file: bytes) -> None:
     assert file[:8] == b"BSPN\r\n\x1a\n"
-    assert struct.unpack_from("<HHI", file, 8) == (1, 0, 64)
+    assert struct.unpack_from("<HHI", file, 8) == (1, 1, 64)
     assert struct.unpack_from("<QII", file, 16) == (len(file), 2, 7)
     meta_off, meta_len = struct.unpack_from("<QI", file, 40)
     assert meta_off % 64 == 0
     assert meta_off + meta_len == len(file)
     assert json.loads(file[meta_off:]).keys() == {"logical_digest"}
     assert struct.unpack_from("<2H5I", file, 64) == (1, 0, 0, 1, 2, 3, 0xFFFFFFFF)
-    assert struct.unpack_from("<I9i", file, 64 + 24) == (4, 1, 1, 0, 0, 1, 1, 0, 0, 0)
+    assert struct.unpack_from("<I9i", file, 64 + 24) == (4, 1, 1, 0, 0, 1, 1, 1, 0, 0)
     assert struct.unpack_from("<2BH4I", file, 192 + 48) == (1, 0, 4, 2, 2, 2, 1)
 
 
@@ -82,8 +93,9 @@ def test_every_damaged_byte_is_noticed(file: bytes, flip: int) -> None:
 @pytest.mark.parametrize(
     ("at", "code", "value", "match"),
     [
-        (8, "<H", 2, "version: expected 1.0, got 2.0; update bitspin"),
-        (10, "<H", 1, "version: expected 1.0, got 1.1; update bitspin"),
+        (8, "<H", 2, "version: expected 1.1, got 2.1; update bitspin"),
+        (10, "<H", 2, "version: expected 1.1, got 1.2; update bitspin"),
+        (10, "<H", 0, r"ops\[0\].params\[6:\]"),
         (12, "<I", 63, "header_size"),
         (16, "<Q", 2**63, "file_size"),
         (24, "<I", 0, "n_ops"),
@@ -93,12 +105,19 @@ def test_every_damaged_byte_is_noticed(file: bytes, flip: int) -> None:
         (40, "<Q", 2**64 - 1, "meta_off"),
         (48, "<I", 2**32 - 1, "file_size"),
         (56, "<Q", 1, "last 8 bytes"),
-        (64, "<H", 9, r"ops\[0\].opcode"),
-        (66, "<H", 1, r"ops\[0\].flags"),
-        (64 + 20, "<I", 0, r"ops\[0\].in\[4\]"),
-        (64 + 52, "<i", 1, r"ops\[0\].params"),
+        (64, "<H", 0, r"ops\[0\].opcode"),
+        (64, "<H", 12, r"ops\[0\].opcode"),
+        (66, "<H", 1, r"ops\[0\]: zero_border"),
+        (66, "<H", 2, r"ops\[0\].flags"),
+        (64 + 20, "<I", 0, r"ops\[0\]: operands: CONV_U8"),
+        (64 + 52, "<i", 0, r"ops\[0\]: groups"),
+        (64 + 52, "<i", -1, r"ops\[0\]: groups"),
+        (64 + 52, "<i", 2, r"ops\[0\]: weights"),
+        (64 + 56, "<i", 1, r"ops\[0\].params\[7:\]"),
+        (128 + 60, "<i", 2, r"ops\[1\].params\[7:\]"),
         (192, "<B", 7, r"tensors\[0\].dtype"),
-        (193, "<B", 1, r"tensors\[0\]: layout"),
+        (193, "<B", 3, r"tensors\[0\].layout"),
+        (193, "<B", 1, r"tensors\[0\].layout: expected panels of packed weights"),
         (194, "<H", 5, r"tensors\[0\].dims"),
         (196, "<I", 2**32 - 1, r"tensors\[0\].bytes"),
         (208, "<I", 1, r"tensors\[0\].dims"),

@@ -3,9 +3,11 @@
 import re
 import struct
 import threading
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from kernels import (
+    BackendUnavailable,
     DType,
     Model,
     ModelFormatError,
@@ -26,9 +29,12 @@ from kernels import (
     unpack_bits,
     write_model,
 )
-from kernels.arena import plan_arena
+from kernels.arena import lifetimes, plan_arena
+from kernels.backends import BACKENDS, available_backends, use_backend
 from kernels.crc32c import crc32c
+from kernels.model import CONVOLUTIONS
 from kernels.native import Library, encode_images
+from kernels.panels import Layout
 
 CHANNELS = (1, 3, 31, 32, 33, 63, 64, 65)
 N_TABLES = 64 + 2 * 64 + 7 * 48  # bytes of header, operations and tensors of tiny_model
@@ -38,7 +44,7 @@ MakeImages = Callable[..., NDArray[np.uint8]]
 
 @pytest.mark.parametrize("threshold", [False, True])
 @pytest.mark.parametrize("channels", CHANNELS)
-@pytest.mark.parametrize("code", list(OpCode))
+@pytest.mark.parametrize("code", CONVOLUTIONS)
 def test_ragged_channels(
     make_model: MakeModel,
     make_images: MakeImages,
@@ -64,7 +70,11 @@ def test_ragged_channels(
 @settings(deadline=None, max_examples=150)
 @given(data=st.data())
 def test_any_geometry(
-    make_model: MakeModel, make_images: MakeImages, library: Path, data: st.DataObject
+    make_model: MakeModel,
+    make_images: MakeImages,
+    library: Path,
+    own_panels: Layout,
+    data: st.DataObject,
 ) -> None:
     kernel = data.draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
     padding = tuple(data.draw(st.integers(0, k - 1)) for k in kernel)
@@ -72,20 +82,29 @@ def test_any_geometry(
     pool = data.draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
     smallest = [max(1, (pool[i] - 1) * stride[i] + kernel[i] - 2 * padding[i]) for i in range(2)]
     image = tuple(n + data.draw(st.integers(0, 4)) for n in smallest)
+    code = data.draw(st.sampled_from(CONVOLUTIONS))
+    groups = data.draw(st.sampled_from([1, 1, 1, 2, 3, 32, 33]))
+    of_bits = code in (OpCode.CONV_B1, OpCode.CONV_B1_I8)
     model = make_model(
-        data.draw(st.sampled_from(list(OpCode))),
-        (*image, data.draw(st.sampled_from(CHANNELS))),
-        data.draw(st.sampled_from(CHANNELS)),
+        code,
+        (*image, groups * data.draw(st.sampled_from(CHANNELS if groups == 1 else [1, 2, 33]))),
+        groups * data.draw(st.sampled_from(CHANNELS if groups == 1 else [1, 2, 16])),
         kernel=kernel,
         padding=padding,
         stride=stride,
         pool=pool,
         threshold=data.draw(st.booleans()),
         bias=data.draw(st.booleans()),
+        groups=groups,
+        zero_border=of_bits and data.draw(st.booleans()),
         seed=data.draw(st.integers(0, 99)),
     )
     images = make_images(model, 2)
-    assert np.array_equal(Runtime(write_model(model), library)(images), run_model(model, images))
+    expected = run_model(model, images)
+    file = write_model(model, data.draw(st.sampled_from([Layout.ROWS, own_panels])))
+    for name in available_backends()[:-1]:
+        with use_backend(name):
+            assert np.array_equal(Runtime(file, library)(images), expected), name
 
 
 @pytest.mark.parametrize("channels", [1, 127, 3969, 5000])
@@ -125,15 +144,33 @@ def test_extreme_accumulators_are_exact(
         write_model(make_model(image=(1, 1, n_in + 1), n_out=1, kernel=(1, 1)))
 
 
-def test_processors_without_popcnt_give_the_same_integers(
-    make_network: MakeModel, make_images: MakeImages, library: Path
+@pytest.mark.parametrize("name", available_backends())
+def test_every_back_end_gives_the_same_integers(
+    make_network: MakeModel, make_images: MakeImages, library: Path, name: str
 ) -> None:
     model = make_network()
     images = make_images(model, 5)
-    opened = Library(library).open(write_model(model))
-    opened._handle.view(np.uint32)[8] = 0  # bs_model.cpu_features
-    outputs = opened.run(encode_images(model.tensors[0], images))
-    assert np.array_equal(outputs, run_model(model, images))
+    with use_backend(name):
+        runtime = Runtime(write_model(model), library)
+    assert np.array_equal(runtime(images), run_model(model, images))
+
+
+def test_a_back_end_that_is_not_there_is_named(
+    tiny_model: Model, library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    absent = next(b for b in BACKENDS if b not in available_backends())
+    monkeypatch.setenv("BITSPIN_BACKEND", absent)
+    with pytest.raises(BackendUnavailable, match=f"backend {absent}: needs "):
+        Runtime(write_model(tiny_model), library)
+    monkeypatch.setenv("BITSPIN_BACKEND", "abacus")
+    with pytest.raises(ValueError, match="backend: expected one of avx512, "):
+        Runtime(write_model(tiny_model), library)
+
+
+def test_the_forced_back_end_is_the_one_that_runs(tiny_model: Model, library: Path) -> None:
+    for name in available_backends()[:-1]:
+        opened = Library(library).open(write_model(tiny_model), BACKENDS[name])
+        assert opened._handle.view(np.uint32)[8] == BACKENDS[name].code  # bs_model.backend
 
 
 @pytest.mark.parametrize("n_out", [1, 31, 33, 65])
@@ -381,10 +418,12 @@ def test_c_reader_refuses_models_that_the_writer_would_not_write(
     breaks: Callable[[Model], Model],
     match: str,
 ) -> None:
-    monkeypatch.setattr("kernels.model_format.check_model", lambda model: None)
+    unknown = defaultdict(lambda: (0, 0))
+    monkeypatch.setattr("kernels.model_format.check_model", lambda model: unknown)
     monkeypatch.setattr("kernels.arena.check_arena", lambda *arguments: None)
     reader = Library(library)
-    reader.open(write_model(tiny_model))
+    with pytest.raises(ModelFormatError, match="the declared interval"):
+        reader.open(write_model(tiny_model))
     with pytest.raises(ModelFormatError, match=match):
         reader.open(write_model(breaks(tiny_model)))
 
@@ -395,6 +434,29 @@ def test_c_reader_refuses_activations_that_overlap(
     model = make_network()
     everywhere_zero = dict.fromkeys(plan_arena(model), 0)
     monkeypatch.setattr("kernels.model_format.plan_arena", lambda model: everywhere_zero)
+    file = write_model(model)
+    with pytest.raises(ModelFormatError, match="tensors that live together overlap"):
+        Library(library).open(file)
+    with pytest.raises(ModelFormatError, match="overlaps tensor"):
+        read_model(file)
+
+
+def test_a_residual_that_is_overwritten_is_refused(
+    graphs: ModuleType, library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stream of a residual block lives until it is added."""
+    graph = graphs.Graph(DType.I32, (2, 2, 40), 0)
+    graph.scale()
+    stream = graph.last
+    graph.threshold()
+    graph.convolution(40, same=True, to_bits=False)
+    graph.scale()
+    graph.append(OpCode.ADD, residual=stream)
+    model = graph.model()
+    branch = model.ops[-2].out
+    assert lifetimes(model)[stream] == (0, 4)
+    offsets = {**plan_arena(model), branch: plan_arena(model)[stream]}
+    monkeypatch.setattr("kernels.model_format.plan_arena", lambda model: offsets)
     file = write_model(model)
     with pytest.raises(ModelFormatError, match="tensors that live together overlap"):
         Library(library).open(file)

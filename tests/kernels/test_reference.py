@@ -1,12 +1,13 @@
 """The oracle itself, against sums written out index by index."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
 
 from kernels import DType, Op, OpCode, Tensor, pack_bits
-from kernels.reference import convolve, decode, max_pool, run_op
+from kernels.reference import convolve, decode, max_pool, pool_windows, run_op, scale
 
 
 @pytest.mark.parametrize(
@@ -47,6 +48,59 @@ def test_threshold_comes_after_pooling_and_bias_and_then_flips() -> None:
     op = Op(OpCode.CONV_U8, 0, 1, 4, 2, 3, pool=(1, 2))
     data = np.array([3, 5]).reshape(1, 1, 2, 1)  # the larger one plus the bias is 7
     assert run_op(op, tensors, data).ravel().tolist() == [1, -1, -1]
+
+
+def test_groups_see_only_their_own_channels() -> None:
+    rng = np.random.default_rng(0)
+    data, weights = rng.integers(-9, 9, (2, 4, 5, 6)), rng.integers(-9, 9, (9, 2, 2, 2))
+    acc = convolve(data, weights, groups=3)
+    for group in range(3):
+        channels, outputs = slice(2 * group, 2 * group + 2), slice(3 * group, 3 * group + 3)
+        alone = convolve(data[..., channels], weights[outputs])
+        assert np.array_equal(acc[..., outputs], alone)
+
+
+@pytest.mark.parametrize("outside", [0, -100])
+def test_windows_are_those_of_a_loop(outside: int) -> None:
+    op = Op(OpCode.MAX_POOL, 0, None, 1, pool=(3, 2), stride=(2, 1), padding=(1, 1))
+    data = np.random.default_rng(0).integers(-9, 9, (2, 5, 4, 3))
+    windows = pool_windows(data, op, outside)
+    assert windows.shape == (2, 3, 5, 3, 6)
+    for n, y, x, c in itertools.product(range(2), range(3), range(5), range(3)):
+        expected = []
+        for i, j in itertools.product(range(3), range(2)):
+            row, column = 2 * y - 1 + i, x - 1 + j
+            inside = 0 <= row < 5 and 0 <= column < 4
+            expected.append(data[n, row, column, c] if inside else outside)
+        assert windows[n, y, x, c].tolist() == expected
+
+
+def test_scale_is_the_rounded_fraction() -> None:
+    x = np.arange(-40, 40).reshape(-1, 1)
+    y = scale(x, np.array([[3]]), np.array([[5]]), 2)
+    assert y.ravel().tolist() == [math.floor((3 * i + 5) / 4 + 0.5) for i in range(-40, 40)]
+
+
+def test_scale_with_a_knee_has_two_slopes() -> None:
+    x = np.array([[-3], [1], [2], [7]])
+    y = scale(x, np.array([[2], [4], [2]]), np.array([[0], [20]]), 1)
+    assert y.ravel().tolist() == [4, 12, 2, 7]  # 2 x + 10 below 2, else x
+
+
+def test_add_max_and_dense_by_hand() -> None:
+    tensors = (
+        Tensor(DType.I32, (1, 2, 2)),
+        Tensor(DType.I8, (1, 1, 2, 2), np.array([1, -2, 3, -4], np.int8).tobytes()),
+        Tensor(DType.I32, (1,), np.array([100], "<i4").tobytes()),
+        Tensor(DType.I32, (1, 2, 2)),
+    )
+    data = np.array([[1, 2], [3, 4]]).reshape(1, 1, 2, 2)
+    added = run_op(Op(OpCode.ADD, 0, None, 3, residual=0), tensors, data, 10 * data)
+    assert added.ravel().tolist() == [11, 22, 33, 44]
+    largest = run_op(Op(OpCode.MAX_POOL, 0, None, 3, pool=(1, 2)), tensors, data)
+    assert largest.ravel().tolist() == [3, 4]
+    dense = run_op(Op(OpCode.DENSE_I32, 0, 1, 3, bias=2), tensors, data)
+    assert dense.ravel().tolist() == [100 + 1 - 4 + 9 - 16]
 
 
 def test_bits_decode_to_signs() -> None:

@@ -111,6 +111,7 @@ def test_scaling_by_hand(tmp_path: Path) -> None:
     rows = [(value, label) for label in "ab" for value in values * 2]
     data = load_user_data(write_rows(tmp_path / "t.csv", rows), seed=SEED)
     assert np.unique(data.train_images).tolist() == [0, 64, 128, 191, 255]
+    assert data.column_ranges == ((0.0, 4.0),)
     wild = write_rows(tmp_path / "w.csv", [*rows, (1e9, "a")])
     for seed in range(20):
         data = load_user_data(wild, seed=seed)

@@ -1,0 +1,63 @@
+"""``bitspin bench``: what it prints and how it fails."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows import bench
+from flows.cli import main
+from kernels.errors import BackendUnavailable
+
+
+@pytest.fixture
+def bitspin(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["bitspin", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        out, err = capsys.readouterr()
+        return int(stop.value.code or 0), out, err
+
+    return call
+
+
+@pytest.mark.parametrize("what", ["kernels", "arm"])
+def test_each_explains_itself_with_an_example(bitspin, what: str) -> None:  # type: ignore[no-untyped-def]
+    code, out, _ = bitspin("bench", what, "--help")
+    assert code == 0
+    assert f"Example: bitspin bench {what}" in out
+
+
+def test_peers_that_are_not_there_are_named(
+    bitspin, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(bench, "PEERS", tmp_path / "peers")
+    with pytest.raises(BackendUnavailable, match="in a checkout"):
+        bench.find_peers()
+    code, out, err = bitspin("bench", "kernels", "--peers")
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert str(tmp_path) in err
+
+
+def test_peers_get_this_checkout_and_are_part_of_the_record(
+    bitspin,  # type: ignore[no-untyped-def]
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    script = "import json, kernels\nprint(json.dumps({'room': kernels.__name__}))\n"
+    (tmp_path / "peer.py").write_text(script)
+    calls = []
+    monkeypatch.setattr("kernels.bench.print_kernels", lambda **options: calls.append(options))
+    monkeypatch.setattr(bench, "find_peers", lambda: [tmp_path / "peer.py"])
+    code, _, _ = bitspin("bench", "kernels", "--peers", "--quick", "--out", str(tmp_path))
+    assert code == 0
+    expected = {"quick": True, "as_json": False, "out": tmp_path, "peers": [{"room": "kernels"}]}
+    assert calls == [expected]
+
+
+def test_a_peer_that_fails_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "peer.py").write_text("import a_library_that_nobody_has")
+    with pytest.raises(BackendUnavailable, match=r"nobody_has'; pip install -r .*requirements"):
+        bench.run_peer(tmp_path / "peer.py")

@@ -1,0 +1,343 @@
+"""Torch operators against torch in floats; the tests of registration run over the table."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.library import opcheck
+
+from bnn.quantizers import ste_sign
+from kernels import pack_bits, torch_cpu, torch_ops, uniform
+from kernels.errors import BackendUnavailable
+from kernels.panels import WIDTH, Layout
+from kernels.philox import Purpose
+from kernels.reference_matmul import FORMS
+from kernels.torch_ops import OPS
+
+SIZES = (1, 3, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 1000)
+CONVOLUTIONS = (
+    # channels in, out, groups, kernel, stride, padding, border
+    (5, 4, 1, (3, 3), (1, 1), (1, 1), "minus_one"),
+    (33, 7, 1, (3, 3), (2, 1), (1, 0), "zero"),
+    (8, 6, 2, (1, 1), (1, 1), (0, 0), "minus_one"),
+    (6, 6, 6, (3, 5), (2, 2), (1, 2), "minus_one"),
+    (64, 3, 1, (5, 5), (1, 2), (2, 2), "zero"),
+)
+
+
+def _normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _signs(x: Tensor) -> Tensor:
+    return torch.where(x >= 0, 1.0, -1.0)
+
+
+def _float_conv2d(x, weight, stride, padding, groups, border):
+    high, wide = padding
+    value = -1.0 if border == "minus_one" else 0.0
+    padded = F.pad(ste_sign(x), (wide, wide, high, high), value=value)
+    return F.conv2d(padded, ste_sign(weight), stride=stride, groups=groups)
+
+
+def _arguments(name: str) -> tuple[object, ...]:
+    """Small arguments for the operator of that name."""
+    x, weight = _normal(4, 70), _normal(9, 70, seed=1)
+    images = _normal(2, 6, 7, 8)
+    words, columns = torch_ops.pack(x), torch_ops.pack(weight)
+    return {
+        "pack": (x, 0.5),
+        "unpack": (words, 70),
+        "pack_panels": (columns, int(Layout.LANES)),
+        "matmul": (words, torch_ops.pack_panels(columns), 70, 9, "and"),
+        "binary_linear": (x.requires_grad_(), weight.requires_grad_()),
+        "binary_conv2d": (
+            images.requires_grad_(),
+            _normal(4, 3, 3, 2).requires_grad_(),
+            [1, 2],
+            [1, 0],
+            2,
+            "minus_one",
+        ),
+        "bernoulli": (x.detach(), 7, int(Purpose.GIBBS_HIDDEN), 3, 1, 5),
+        "batch_products": (words, 70, torch_ops.pack(x[:, :33].detach().contiguous()), 33),
+    }[name]
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_registration_passes_every_check_of_torch(name: str) -> None:
+    result = opcheck(getattr(torch.ops.bitspin, name).default, _arguments(name))
+    assert set(result.values()) == {"SUCCESS"}
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_compiled_without_a_break_it_returns_the_same(name: str) -> None:
+    operator = getattr(torch.ops.bitspin, name)
+    arguments = _arguments(name)
+    compiled = torch.compile(operator, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(*arguments), operator(*arguments))
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_other_devices_are_refused_in_one_line(name: str) -> None:
+    with pytest.raises(BackendUnavailable, match=r"on the CPU, got meta; use \.cpu\(\)$") as error:
+        torch_ops._refuse(torch.empty(2, device="meta"))
+    assert "\n" not in str(error.value)
+    for key in ("CPU", "CUDA", "MPS"):
+        assert torch._C._dispatch_has_computed_kernel_for_dispatch_key(f"bitspin::{name}", key)
+
+
+def test_sparse_tensors_are_refused() -> None:
+    with pytest.raises(BackendUnavailable, match="dense tensors"):
+        torch_ops.pack(_normal(2, 3).to_sparse())
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_the_public_function_has_the_name_of_its_operator(name: str) -> None:
+    assert getattr(torch_ops, name).__doc__
+
+
+@pytest.mark.parametrize("n_bits", SIZES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8, torch.int8])
+def test_pack_compares_and_keeps_padding_zero(dtype: torch.dtype, n_bits: int) -> None:
+    x = (100 * _normal(2, 3, n_bits)).clamp(-128, 127).to(dtype)
+    words = torch_ops.pack(x, 5.0)
+    assert words.dtype == torch.int32
+    expected = pack_bits((x >= 5).numpy())
+    assert np.array_equal(words.numpy().view(np.uint32), expected)
+    assert torch.equal(torch_ops.unpack(words, n_bits), x >= 5)
+
+
+def test_tensors_are_read_and_returned_where_they_lie() -> None:
+    x = _normal(3, 64, seed=2)
+    assert torch_cpu.view(x).__array_interface__["data"][0] == x.data_ptr()
+    words = torch_ops.pack(x)
+    assert torch_cpu.view(words).__array_interface__["data"][0] == words.data_ptr()
+    assert torch_cpu.view(words).dtype == np.uint32
+
+
+def test_panels_have_the_shape_of_their_layout() -> None:
+    columns = torch_ops.pack(_normal(3, 40))
+    with pytest.raises(ValueError, match="layout: expected 1"):
+        torch_ops.pack_panels(columns, Layout.ROWS)
+    panels = torch_ops.pack_panels(torch_ops.pack(_normal(16, 32)), Layout.LANES)
+    assert torch.equal(panels.view(16, 1), torch_ops.pack(_normal(16, 32)))
+    assert torch_ops.pack_panels(columns, Layout.VECTORS).shape == (1, 1, 32)
+
+
+@pytest.mark.parametrize("layout", WIDTH)
+@pytest.mark.parametrize("n_bits", SIZES)
+@pytest.mark.parametrize("form", FORMS)
+def test_matmul_is_the_float_product(form: str, n_bits: int, layout: Layout) -> None:
+    a, b = _normal(3, n_bits), _normal(17, n_bits, seed=1)
+    panels = torch_ops.pack_panels(torch_ops.pack(b), layout)
+    product = torch_ops.matmul(torch_ops.pack(a), panels, n_bits, 17, form)
+    left = _signs(a) if form == "xor" else (a >= 0).float()
+    right = (b >= 0).float() if form == "and" else _signs(b)
+    assert product.dtype == torch.int32
+    assert torch.equal(product, (left @ right.T).to(torch.int32))
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 20), st.integers(1, 150), st.integers(1, 40), st.integers(0, 99))
+def test_linear_and_its_gradients_are_those_of_the_float_layer(m, k, n, seed) -> None:
+    x, weight = _normal(m, k, seed=seed), _normal(n, k, seed=seed + 1)
+    x[0, 0] = 0.0  # sign(0) = +1
+    pairs = []
+    for layer in (torch_ops.binary_linear, lambda x, w: ste_sign(x) @ ste_sign(w).T):
+        inputs = [t.clone().requires_grad_() for t in (x, weight)]
+        result = layer(*inputs)
+        gradients = torch.autograd.grad(result, inputs, _normal(m, n, seed=seed + 2))
+        pairs.append((result, *gradients))
+    for ours, expected in zip(*pairs, strict=True):
+        assert torch.allclose(ours, expected, atol=1e-5)
+    assert torch.equal(pairs[0][0], pairs[1][0])
+
+
+def test_the_gradient_stops_beyond_one() -> None:
+    x = torch.tensor([[-1.5, -1.0, 0.5, 1.0, 1.001]], requires_grad=True)
+    weight = torch.tensor([[2.0, -1.0, 0.0, -0.5, 1.0]], requires_grad=True)
+    y = torch_ops.binary_linear(x, weight)
+    assert y.tolist() == [[-1 + 1 + 1 - 1 + 1]]
+    y.backward()
+    assert x.grad.tolist() == [[0, -1, 1, -1, 0]]
+    assert weight.grad.tolist() == [[0, -1, 1, 1, 1]]
+
+
+def test_empty_batches_give_empty_results() -> None:
+    words, columns = torch_ops.pack(_normal(0, 40)), torch_ops.pack(_normal(3, 40))
+    assert words.shape == (0, 2)
+    assert torch_ops.matmul(words, torch_ops.pack_panels(columns), 40, 3).shape == (0, 3)
+    assert torch_ops.binary_linear(_normal(0, 40), _normal(3, 40)).shape == (0, 3)
+    images, kernels = _normal(0, 3, 5, 5), _normal(2, 3, 3, 3)
+    assert torch_ops.binary_conv2d(images, kernels).shape == (0, 2, 3, 3)
+    assert torch_ops.batch_products(words, 40, words, 40).tolist() == [[0] * 40] * 40
+    assert torch_ops.bernoulli(_normal(0, 9), seed=1, purpose=Purpose.GIBBS_HIDDEN).shape == (0, 1)
+
+
+@pytest.mark.parametrize("shape", [(70,), (2, 3, 70)])
+def test_linear_takes_any_number_of_axes(shape: tuple[int, ...]) -> None:
+    x, weight = _normal(*shape).requires_grad_(), _normal(9, 70, seed=1).requires_grad_()
+    y = torch_ops.binary_linear(x, weight)
+    assert torch.equal(y, _signs(x) @ _signs(weight).T)
+    y.sum().backward()
+    assert x.grad.shape == x.shape
+    expected = (_signs(x).reshape(-1, 70).sum(0) * (weight.abs() <= 1)).detach()
+    assert torch.equal(weight.grad, expected)
+
+
+def test_linear_copies_what_is_not_contiguous() -> None:
+    x, weight = _normal(70, 4).T, _normal(70, 9).T
+    assert torch.equal(torch_ops.binary_linear(x, weight), _signs(x) @ _signs(weight).T)
+
+
+@pytest.mark.parametrize("is_channels_last", [False, True])
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+def test_conv2d_and_its_gradients_are_those_of_the_float_layer(case, is_channels_last) -> None:
+    n_in, n_out, groups, kernel, *rest = case
+    stride, padding, border = rest
+    x, weight = _normal(2, n_in, 9, 8), _normal(n_out, n_in // groups, *kernel, seed=1)
+    if is_channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    results = []
+    for layer in (torch_ops.binary_conv2d, _float_conv2d):
+        inputs = [t.clone().requires_grad_() for t in (x, weight)]
+        y = layer(*inputs, stride, padding, groups, border)
+        results.append((y, *torch.autograd.grad(y, inputs, _normal(*y.shape, seed=2))))
+    ours, expected = results
+    assert torch.equal(ours[0], expected[0])
+    for mine, theirs in zip(ours[1:], expected[1:], strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-4)
+
+
+def test_a_network_trains_the_same_compiled_in_one_graph() -> None:
+    def network(x, kernels, weight):
+        y = torch_ops.binary_conv2d(x, kernels, padding=(1, 1)) / 8
+        return torch_ops.binary_linear(y.flatten(1), weight).square().mean()
+
+    inputs = [_normal(2, 3, 6, 6), _normal(8, 3, 3, 3, seed=1), _normal(5, 288, seed=2)]
+    gradients = []
+    for function in (network, torch.compile(network, fullgraph=True, backend="aot_eager")):
+        parameters = [t.clone().requires_grad_() for t in inputs]
+        gradients.append(torch.autograd.grad(function(*parameters), parameters))
+    for eager, compiled in zip(*gradients, strict=True):
+        assert eager.abs().max() > 0
+        assert torch.allclose(eager, compiled)
+
+
+def test_bernoulli_compares_the_uniforms_of_the_stream() -> None:
+    field = 2 * _normal(5, 77)
+    stream = {"step": 9, "index": 2}
+    words = torch_ops.bernoulli(
+        field, seed=1 << 40, purpose=Purpose.GIBBS_VISIBLE, row_begin=100, **stream
+    )
+    u = uniform(1 << 40, Purpose.GIBBS_VISIBLE, 77, rows=np.arange(100, 105), **stream)
+    p = torch.sigmoid(field.double()).numpy()
+    assert np.abs(u - p).min() > 1e-6  # no draw of this stream hangs on the rounding of sigma
+    assert np.array_equal(torch_ops.unpack(words, 77).numpy(), u < p)
+    parts = [
+        torch_ops.bernoulli(
+            field[a:b], seed=1 << 40, purpose=Purpose.GIBBS_VISIBLE, row_begin=100 + a, **stream
+        )
+        for a, b in ((0, 2), (2, 5))
+    ]
+    assert torch.equal(torch.cat(parts), words)
+
+
+@pytest.mark.parametrize(
+    ("batch", "n_visible", "n_hidden"), [(1, 1, 1), (65, 33, 31), (100, 9, 64)]
+)
+def test_batch_products_are_the_float_outer_product(batch, n_visible, n_hidden) -> None:
+    visible, hidden = _normal(batch, n_visible), _normal(batch, n_hidden, seed=1)
+    counts = torch_ops.batch_products(
+        torch_ops.pack(visible), n_visible, torch_ops.pack(hidden), n_hidden
+    )
+    expected = (visible >= 0).float().T @ (hidden >= 0).float()
+    assert counts.dtype == torch.int32
+    assert torch.equal(counts, expected.to(torch.int32))
+
+
+MISTAKES = (
+    (TypeError, "x: expected torch.float32", lambda: torch_ops.pack(_normal(2, 3).double())),
+    (ValueError, "contiguous", lambda: torch_ops.pack(_normal(3, 5).T)),
+    (ValueError, "at least one axis", lambda: torch_ops.pack(torch.tensor(1.0))),
+    (
+        ValueError,
+        "expected last axis 2",
+        lambda: torch_ops.unpack(torch_ops.pack(_normal(1, 9)), 33),
+    ),
+    (
+        ValueError,
+        "form: expected one of xor, and, mixed",
+        lambda: torch_ops.matmul(*_arguments("matmul")[:4], "or"),
+    ),
+    (
+        ValueError,
+        "panels: expected shape",
+        lambda: torch_ops.matmul(*_arguments("matmul")[:3], 100),
+    ),
+    (
+        ValueError,
+        "what pack_panels returns",
+        lambda: torch_ops.matmul(
+            torch_ops.pack(_normal(2, 9)), torch.zeros(1, 1, 5, dtype=torch.int32), 9, 3
+        ),
+    ),
+    (
+        ValueError,
+        "expected last axis 4",
+        lambda: torch_ops.binary_linear(_normal(2, 3), _normal(5, 4)),
+    ),
+    (
+        ValueError,
+        "at most 2\\*\\*24",
+        lambda: torch_ops.binary_linear(
+            torch.empty(1, 1 << 25, device="meta"), torch.empty(1, 1 << 25, device="meta")
+        ),
+    ),
+    (
+        ValueError,
+        "weight: expected shape",
+        lambda: torch_ops.binary_conv2d(_normal(1, 3, 4, 4), _normal(2, 4, 3, 3)),
+    ),
+    (
+        ValueError,
+        "image of at least",
+        lambda: torch_ops.binary_conv2d(_normal(1, 3, 2, 2), _normal(2, 3, 3, 3)),
+    ),
+    (
+        ValueError,
+        "border: expected one of",
+        lambda: torch_ops.binary_conv2d(_normal(1, 3, 4, 4), _normal(2, 3, 3, 3), border="wrap"),
+    ),
+    (
+        ValueError,
+        "stride >= 1",
+        lambda: torch_ops.binary_conv2d(_normal(1, 3, 4, 4), _normal(2, 3, 3, 3), stride=(0, 1)),
+    ),
+    (
+        ValueError,
+        "hidden: expected 4 rows",
+        lambda: torch_ops.batch_products(
+            torch_ops.pack(_normal(4, 9)), 9, torch_ops.pack(_normal(3, 9)), 9
+        ),
+    ),
+)
+
+
+@pytest.mark.parametrize(("kind", "words", "mistake"), MISTAKES, ids=[m[1] for m in MISTAKES])
+def test_mistakes_are_named_in_one_line(kind, words, mistake) -> None:
+    with pytest.raises(kind, match=words) as error:
+        mistake()
+    assert "\n" not in str(error.value)
+
+
+def test_the_room_does_not_need_torch() -> None:
+    code = "import sys, kernels; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
