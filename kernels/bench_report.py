@@ -1,6 +1,5 @@
 """What a benchmark found, as records that become JSON, and as text."""
 
-import os
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from kernels.backends import current_backend
 from kernels.bench_cases import OPERATIONS, Case
 from kernels.bench_contenders import OURS
 from kernels.bench_timing import Timing
+from kernels.threads import available_cores
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Machine:
         """The one that this runs on."""
         return cls(
             _processor(),
-            len(os.sched_getaffinity(0)),
+            available_cores(),
             current_backend().name,
             torch.__version__,
             torch.backends.cpu.get_cpu_capability(),

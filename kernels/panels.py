@@ -45,7 +45,7 @@ def to_panels(columns: NDArray[np.uint32], layout: Layout) -> NDArray[np.uint32]
     n, n_words = columns.shape
     padded = np.zeros((-(-n // width) * width, -(-n_words // step) * step), np.uint32)
     padded[:n, :n_words] = columns
-    panels = padded.reshape(-1, width, padded.shape[1] // step, step)
+    panels = padded.reshape(len(padded) // width, width, padded.shape[1] // step, step)
     return np.ascontiguousarray(panels.transpose(0, 2, 1, 3)).reshape(-1)
 
 

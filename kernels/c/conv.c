@@ -11,12 +11,24 @@
 #include "neon.h"
 #endif
 
-/* acc[0] = the largest of n rows. */
-BS_INLINE void keep_largest(int32_t *acc, int64_t stride, int32_t n_rows, int32_t n)
+enum { COPY, LARGEST, ADD };
+typedef int32_t lanes __attribute__((vector_size(16), aligned(4)));
+
+/* to = from, max(to, from) or to + from. In vectors by hand, because compilers take four times the
+ * room for the same loops. */
+static __attribute__((noinline, cold)) void merge(int32_t *to, const int32_t *from, int32_t n,
+                                                  int how)
 {
-    for (int32_t row = 1; row < n_rows; row++) {
-        const int32_t *other = acc + row * stride;
-        for (int32_t c = 0; c < n; c++) acc[c] = acc[c] > other[c] ? acc[c] : other[c];
+    int32_t c = 0;
+    for (; c + 4 <= n; c += 4) {
+        lanes a = *(const lanes *)(to + c), b = *(const lanes *)(from + c), larger = a > b;
+        if (how == ADD) b += a;
+        if (how == LARGEST) b = (a & larger) | (b & ~larger);
+        *(lanes *)(to + c) = b;
+    }
+    for (; c < n; c++) {
+        int32_t a = to[c], b = from[c];
+        to[c] = how == ADD ? a + b : how == LARGEST && a > b ? a : b;
     }
 }
 
@@ -93,9 +105,10 @@ void bs_conv_finish(const bs_conv *conv, int32_t *acc, int64_t stride, int64_t f
 {
     int32_t window = conv->pool[0] * conv->pool[1];
     int64_t step = window * stride;
-    for (int32_t i = 0; (window > 1 || conv->bias) && i < n_pixels; i++) {
-        keep_largest(acc + i * step, stride, window, n);
-        for (int32_t c = 0; conv->bias && c < n; c++) acc[i * step + c] += conv->bias[channel + c];
+    for (int32_t i = 0; i < n_pixels; i++) {
+        int32_t *sums = acc + i * step;
+        for (int32_t j = 1; j < window; j++) merge(sums, sums + j * stride, n, LARGEST);
+        if (conv->bias) merge(sums, conv->bias + channel, n, ADD);
     }
     if (conv->threshold) {
         uint32_t *out = (uint32_t *)conv->out + channel / 32;
@@ -105,7 +118,7 @@ void bs_conv_finish(const bs_conv *conv, int32_t *acc, int64_t stride, int64_t f
     }
     int32_t *out = (int32_t *)conv->out + first_pixel * conv->n_out + channel;
     for (int32_t i = 0; i < n_pixels; i++, acc += step, out += conv->n_out)
-        for (int32_t c = 0; c < n; c++) out[c] = acc[c];
+        merge(out, acc, n, COPY);
 }
 
 void bs_convolve(const bs_conv *conv)

@@ -58,7 +58,7 @@ static void copy_taps(const strip *s, uint32_t *to, const uint32_t *pixel, int32
 }
 
 /* One row of the kernel, at (y, left) of the image. */
-static void copy_kernel_row(const strip *s, uint32_t *to, int32_t y, int32_t left)
+BS_RARE void copy_kernel_row(const strip *s, uint32_t *to, int32_t y, int32_t left)
 {
     const bs_conv *conv = s->conv;
     int32_t width = conv->size[1], n_taps = conv->kernel[1], n = s->tap_words;
@@ -118,8 +118,8 @@ static const uint32_t *span_of(const strip *s, int32_t row, int32_t span, int32_
 }
 
 /* Pointers to the patch of one position, `step` apart. */
-static void lay_out_row(const strip *s, int32_t row, const bs_position *at, const uint32_t **rows,
-                        int32_t step)
+BS_APART void lay_out_row(const strip *s, int32_t row, const bs_position *at,
+                          const uint32_t **rows, int32_t step)
 {
     int32_t top = bs_top(s->conv, at), left = bs_left(s->conv, at);
     if (!s->in_place) {
@@ -214,6 +214,25 @@ static void multiply(const strip *s, int32_t column, int32_t n, int32_t *out, in
     }
 }
 
+#if BS_X86
+BS_TARGET_AVX2 static void add_avx2(int32_t *to, const int32_t *from, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++) to[i] += from[i];
+}
+#endif
+
+BS_APART void add(uint32_t backend, int32_t *to, const int32_t *from, int32_t n)
+{
+#if BS_X86
+    if (backend == BS_AVX512 || backend == BS_AVX2) {
+        add_avx2(to, from, n);
+        return;
+    }
+#endif
+    (void)backend;
+    for (int32_t i = 0; i < n; i++) to[i] += from[i];
+}
+
 /* Weights that fall outside, for n positions and the channels from `channel` on. */
 static void add_outside(const strip *s, bs_position at, int32_t n, int32_t channel, int32_t width,
                         int32_t *acc, int64_t stride)
@@ -224,7 +243,7 @@ static void add_outside(const strip *s, bs_position at, int32_t n, int32_t chann
         int32_t x = bs_cut_of(&s->cuts[1], at.x * conv->pool[1] + at.j);
         if (y == s->cuts[0].n_before && x == s->cuts[1].n_before) continue;
         const int32_t *sums = s->outside + ((int64_t)y * s->cuts[1].n + x) * s->out_stride + channel;
-        for (int32_t c = 0; c < width; c++) acc[c] += sums[c];
+        add(conv->backend, acc, sums, width);
     }
 }
 
@@ -262,35 +281,37 @@ static void run_strip(strip *s, bs_position at, int64_t pixel, int32_t n_pixels)
     }
 }
 
-/* Ones of one tap in the columns of a panel (one column in layout 0). */
-static void count_ones(const strip *s, int32_t panel, int32_t tap, int32_t *ones)
+/* The ones of one tap in all columns. */
+static void count_ones(const strip *s, int32_t tap, int32_t *ones)
 {
     const bs_conv *conv = s->conv;
     int32_t layout = conv->layout, width = layout == BS_ROWS ? 1 : bs_panel_width(layout);
-    int32_t n_panels = (conv->n_out / conv->groups + width - 1) / width;
+    int32_t group_out = conv->n_out / conv->groups, step = layout == BS_VECTORS ? 4 : 1;
     int64_t n_words = bs_panel_words(layout, conv->kernel[0] * conv->kernel[1] * s->tap_words);
-    int32_t first = tap * s->tap_words, end = first + s->tap_words, step = layout == BS_VECTORS ? 4 : 1;
-    int32_t begin = first / step * step;
-    /* Words that share a vector with the tap are masked; the scratch row is not in use yet. */
-    uint32_t *row = s->patches;
-    const uint32_t *rows = row;
-    bs_tile tile = {.rows = &rows, .out = ones, .stride = width, .n_rows = 1, .n_panels = 1};
-    tile.n_spans = 1;
+    int32_t first = tap * s->tap_words, end = first + s->tap_words, begin = first / step * step;
+    uint32_t *row = s->patches; /* not in use yet */
+    const uint32_t *rows = row, *panel = (const uint32_t *)conv->weights + begin * width;
+    bs_tile tile = {.rows = &rows, .stride = width, .n_rows = 1, .n_panels = 1, .n_spans = 1};
     tile.n_words = (end - begin + step - 1) / step * step;
     tile.form = layout == BS_ROWS ? BS_XOR : BS_AND;
-    tile.panels = (const uint32_t *)conv->weights +
-                  (((int64_t)s->group * n_panels + panel) * n_words + begin) * width;
-    for (int32_t i = 0; i < tile.n_words; i++)
-        row[i] = layout != BS_ROWS && begin + i >= first && begin + i < end ? ~0u : 0;
-    if (layout != BS_ROWS) {
-        /* The same words of the next panel lie too far away for the processor to foresee them. */
-        for (int32_t i = 0; i < tile.n_words * width; i += 16)
-            __builtin_prefetch(tile.panels + n_words * width + i);
-        bs_run_tile(conv->backend, &tile, layout);
-        return;
+    /* Words that share a vector with the tap are masked. */
+    for (int32_t i = begin; i < begin + tile.n_words; i++)
+        row[i - begin] = layout != BS_ROWS && i >= first && i < end ? ~0u : 0;
+    for (int32_t group = 0; group < conv->groups; group++) {
+        for (int32_t c = 0; c < group_out; c += width, panel += n_words * width) {
+            tile.panels = panel;
+            tile.out = ones + group * group_out + c;
+            /* The same words of the next panel lie too far away for the processor to foresee. */
+            for (int32_t i = 0; i < tile.n_words * width; i += 16)
+                __builtin_prefetch(panel + n_words * width + i);
+            if (layout != BS_ROWS) {
+                bs_run_tile(conv->backend, &tile, layout);
+                continue;
+            }
+            bs_tile_rows(conv->backend, &tile, 1); /* 0 - 2 popc(0 ^ w) */
+            *tile.out = -*tile.out / 2;
+        }
     }
-    bs_tile_rows(conv->backend, &tile, 1); /* 0 - 2 popc(0 ^ w) */
-    *ones = -*ones / 2;
 }
 
 /* Is the tap with row or column i outside of an image cut that way? */
@@ -301,14 +322,15 @@ static int is_outside(const strip *s, int axis, int32_t cut, int32_t i)
 }
 
 /* The sum of a tap's weights is 2 ones - n: to all cuts that have the tap outside. */
-static void add_tap(const strip *s, int32_t tap_y, int32_t tap_x, const int32_t *ones)
+static void add_tap(const strip *s, int32_t tap_y, int32_t tap_x, int32_t *ones)
 {
     int32_t *sums = s->outside, n_out = s->conv->n_out, n = s->group_channels;
+    for (int32_t c = 0; c < n_out; c++) ones[c] = 2 * ones[c] - n;
     for (int32_t y = 0; y < s->cuts[0].n; y++) {
         int is_above = is_outside(s, 0, y, tap_y);
         for (int32_t x = 0; x < s->cuts[1].n; x++, sums += s->out_stride) {
             if (!is_above && !is_outside(s, 1, x, tap_x)) continue;
-            for (int32_t c = 0; c < n_out; c++) sums[c] += 2 * ones[c] - n;
+            add(s->conv->backend, sums, ones, n_out);
         }
     }
 }
@@ -322,11 +344,9 @@ static int is_ever_outside(const strip *s, int axis, int32_t i)
 }
 
 /* Fills s->outside. The place of the kernel that is whole holds the ones of a tap meanwhile. */
-static void sum_outside(strip *s)
+BS_RARE void sum_outside(strip *s)
 {
     const bs_conv *conv = s->conv;
-    int32_t group_out = conv->n_out / conv->groups;
-    int32_t width = conv->layout == BS_ROWS ? 1 : bs_panel_width(conv->layout);
     int64_t n_sums = (int64_t)s->cuts[0].n * s->cuts[1].n * s->out_stride;
     int32_t whole = s->cuts[0].n_before * s->cuts[1].n + s->cuts[1].n_before;
     int32_t *ones = s->outside + whole * s->out_stride;
@@ -335,9 +355,7 @@ static void sum_outside(strip *s)
         int is_needed = is_ever_outside(s, 0, y);
         for (int32_t x = 0; x < conv->kernel[1]; x++, tap++) {
             if (!is_needed && !is_ever_outside(s, 1, x)) continue;
-            for (s->group = 0; s->group < conv->groups; s->group++)
-                for (int32_t c = 0; c < group_out; c += width)
-                    count_ones(s, c / width, tap, ones + s->group * group_out + c);
+            count_ones(s, tap, ones);
             add_tap(s, y, x, ones);
         }
     }
@@ -364,7 +382,7 @@ static void choose_spans(strip *s)
     s->n_words = kernel_h * kernel_w * s->tap_words;
 }
 
-static void set_up(strip *s, const bs_conv *conv)
+BS_RARE void set_up(strip *s, const bs_conv *conv)
 {
     int32_t taps = conv->kernel[0] * conv->kernel[1];
     int64_t n_rows = (int64_t)bs_strip_positions(conv);

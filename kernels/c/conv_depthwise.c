@@ -6,7 +6,7 @@
  *
  * The counter holds u = K - sum = 2 * (taps that differ) + (taps that are zero, border 0), at most
  * 2 K < 2^32. (sum >= t) is u < K - t + 1. */
-#include "conv.h"
+#include "conv_strip.h"
 
 #if BS_X86
 enum { LANES = 8 };
@@ -97,7 +97,7 @@ BS_INLINE void compare(const depthwise *d, const words *u, int32_t word, words *
 }
 
 /* out = max(out, K - u), or K - u for the first position of a window. */
-static void expand(const depthwise *d, const words *u, int32_t word, int32_t *out, int is_first)
+BS_RARE void expand(const depthwise *d, const words *u, int32_t word, int32_t *out, int is_first)
 {
     const uint32_t *planes = (const uint32_t *)u;
     for (int32_t lane = 0; lane < LANES && word + lane < d->n_words; lane++) {
@@ -154,7 +154,7 @@ BS_INLINE void run(const depthwise *d, int32_t n_planes)
 }
 
 /* Weights and limits as words of 32 channels; the rest of the last words is zero. */
-static void slice(const depthwise *d)
+BS_RARE void slice(const depthwise *d)
 {
     const bs_conv *conv = d->conv;
     const uint32_t *taps = conv->weights; /* one word each, of which bit 0 counts */
@@ -175,6 +175,12 @@ static void slice(const depthwise *d)
             *word |= (uint32_t)(limit >> p & 1) << c % 32;
         d->flips[c / 32] |= (uint32_t)conv->threshold[conv->n_out + c] << c % 32;
     }
+}
+
+/* Any kernel. */
+BS_RARE void run_any(const depthwise *d)
+{
+    run(d, d->n_planes);
 }
 
 #if BS_X86
@@ -209,5 +215,5 @@ void bs_conv_depthwise(const bs_conv *conv)
         return;
     }
 #endif
-    run(&d, d.n_planes);
+    run_any(&d);
 }

@@ -23,6 +23,7 @@ typedef struct {
 
 typedef uint8_t u8x8 __attribute__((vector_size(8), aligned(1)));
 typedef int8_t i8x8 __attribute__((vector_size(8), aligned(1)));
+typedef uint64_t eight __attribute__((aligned(1)));
 typedef int16_t i16x8 __attribute__((vector_size(16), aligned(2)));
 
 /* n bytes, widened. Reads and writes eight at a time as long as `room` bytes may be read. */
@@ -60,6 +61,14 @@ BS_INLINE void expand(int8_t *to, const uint32_t *pixel, int32_t first, int32_t 
         uint8x16_t both_u8x16 = vcombine_u8(vld1_dup_u8(bytes), vld1_dup_u8(bytes + 1));
         uint8x16_t set_u8x16 = vtstq_u8(both_u8x16, masks_u8x16);
         vst1q_s8(to + i, vreinterpretq_s8_u8(vornq_u8(vdupq_n_u8(1), set_u8x16)));
+    }
+#else
+    const uint8_t *bytes = (const uint8_t *)pixel + first / 8;
+    for (; first % 8 == 0 && i + 8 <= n; i += 8) {
+        /* Byte j keeps bit j of its copy, becomes 0 or 1, and then -1 or 1. */
+        uint64_t set = *bytes++ * 0x0101010101010101u & 0x8040201008040201u;
+        set = (set + 0x7f7f7f7f7f7f7f7fu) >> 7 & 0x0101010101010101u;
+        *(eight *)(to + i) = ~(set * 0xfe);
     }
 #endif
     for (; i < n; i++) {
@@ -118,17 +127,10 @@ BS_INLINE void copy_inside(const strip *s, int16_t *to, const uint8_t *from, int
     }
 }
 
-static void copy_patch(const strip *s, void *patch, int32_t top, int32_t left)
+/* A patch that sticks out of the image, or is not read in eights. */
+BS_RARE void copy_cut(const strip *s, void *patch, int32_t top, int32_t left)
 {
     const bs_conv *conv = s->conv;
-    int64_t pixel = (int64_t)top * conv->size[1] + left;
-    if (top >= 0 && left >= 0 && left <= conv->size[1] - conv->kernel[1] &&
-        pixel <= s->last_pixel) {
-        const uint8_t *from = (const uint8_t *)conv->data + pixel * conv->channels;
-        if (s->is_signed) copy_inside(s, patch, from, 1);
-        else copy_inside(s, patch, from, 0);
-        return;
-    }
     int32_t width = conv->size[1], n_taps = conv->kernel[1], n = s->group_channels;
     int32_t begin = left < 0 ? -left : 0; /* taps [begin, end) of a row are inside */
     int32_t end = n_taps < width - left ? n_taps : width - left;
@@ -142,6 +144,19 @@ static void copy_patch(const strip *s, void *patch, int32_t top, int32_t left)
         copy_taps(s, patch, at + begin * n, (int64_t)y * width + left + begin, end - begin);
         fill(s, patch, at + end * n, (n_taps - end) * n);
     }
+}
+
+static void copy_patch(const strip *s, void *patch, int32_t top, int32_t left)
+{
+    const bs_conv *conv = s->conv;
+    int64_t pixel = (int64_t)top * conv->size[1] + left;
+    if (top < 0 || left < 0 || left > conv->size[1] - conv->kernel[1] || pixel > s->last_pixel) {
+        copy_cut(s, patch, top, left);
+        return;
+    }
+    const uint8_t *from = (const uint8_t *)conv->data + pixel * conv->channels;
+    if (s->is_signed) copy_inside(s, patch, from, 1);
+    else copy_inside(s, patch, from, 0);
 }
 
 static void multiply(const strip *s, int32_t n_rows, int32_t column, int32_t n, int32_t *acc)
@@ -202,7 +217,7 @@ static void run_strip(strip *s, bs_position at, int64_t pixel, int32_t n_pixels)
 }
 
 /* Weights into panels of 16 columns; columns and values that do not exist are zeros. */
-static void transpose(const strip *s)
+BS_RARE void transpose(const strip *s)
 {
     const int8_t *weights = s->conv->weights;
     int32_t group = BS_PANEL_GROUP, width = BS_PANEL_I16, n_out = s->conv->n_out;
@@ -218,7 +233,7 @@ static void transpose(const strip *s)
     }
 }
 
-static void set_up(strip *s, const bs_conv *conv)
+BS_RARE void set_up(strip *s, const bs_conv *conv)
 {
     int64_t n_rows = (int64_t)bs_strip_positions(conv);
     int has_panels = conv->backend != BS_PORTABLE && bs_is_transposed(conv);

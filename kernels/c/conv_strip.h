@@ -5,6 +5,16 @@
 
 #include "conv.h"
 
+/* What runs once per convolution or only at the border is compiled for size: the library has to
+ * stay below 64 KB; what would be inlined several times stays apart. */
+#if defined(__GNUC__)
+#define BS_RARE static __attribute__((noinline, cold))
+#define BS_APART static __attribute__((noinline))
+#else
+#define BS_RARE static
+#define BS_APART static
+#endif
+
 typedef struct {
     int32_t y, x; /* of the output pixel */
     int32_t i, j; /* in its window */

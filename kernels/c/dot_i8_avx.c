@@ -19,13 +19,13 @@ BS_TARGET_AVX512 BS_INLINE void panels_avx512(const bs_dots *dots, int32_t first
     int32_t n_pairs = (dots->k + 1) / 2;
     const int16_t *weights = (const int16_t *)dots->weights + first_panel * (int64_t)n_pairs * 32;
     const int16_t *patch = (const int16_t *)dots->patches + first_row * dots->patch_stride;
-    __m512i sums[4][4];
+    __m512i sums[4][2];
 #pragma GCC unroll 4
     for (int row = 0; row < n_rows; row++)
 #pragma GCC unroll 4
         for (int p = 0; p < n_panels; p++) sums[row][p] = _mm512_setzero_si512();
     for (int32_t i = 0; i < n_pairs; i++) {
-        __m512i w[4];
+        __m512i w[2];
 #pragma GCC unroll 4
         for (int p = 0; p < n_panels; p++)
             w[p] = _mm512_loadu_si512(weights + ((int64_t)p * n_pairs + i) * 32);
@@ -49,15 +49,13 @@ BS_TARGET_AVX512 void bs_dot_panels_avx512(const bs_dots *dots)
 {
     int32_t n_panels = (dots->n_columns + 15) / 16;
     for (int32_t panel = 0; panel < n_panels;) {
-        int32_t n = n_panels - panel >= 4 ? 4 : n_panels - panel >= 2 ? 2 : 1, row = 0;
+        int32_t n = n_panels - panel >= 2 ? 2 : 1, row = 0;
         for (; row + 4 <= dots->n_rows; row += 4) {
-            if (n == 4) panels_avx512(dots, row, 4, panel, 4);
-            else if (n == 2) panels_avx512(dots, row, 4, panel, 2);
+            if (n == 2) panels_avx512(dots, row, 4, panel, 2);
             else panels_avx512(dots, row, 4, panel, 1);
         }
         for (; row < dots->n_rows; row++) {
-            if (n == 4) panels_avx512(dots, row, 1, panel, 4);
-            else if (n == 2) panels_avx512(dots, row, 1, panel, 2);
+            if (n == 2) panels_avx512(dots, row, 1, panel, 2);
             else panels_avx512(dots, row, 1, panel, 1);
         }
         panel += n;
@@ -108,10 +106,10 @@ BS_TARGET_AVX2 BS_INLINE int32_t sum_of_lanes(__m256i x)
     return _mm_cvtsi128_si32(_mm_add_epi32(sum, _mm_shuffle_epi32(sum, 1)));
 }
 
-/* One patch against n columns, a constant. */
-BS_TARGET_AVX2 BS_INLINE void dot_i16(const bs_dots *dots, int32_t row, int32_t column,
-                                      const int n)
+/* One patch against four columns. */
+BS_TARGET_AVX2 BS_INLINE void dot_i16(const bs_dots *dots, int32_t row, int32_t column)
 {
+    enum { n = 4 };
     int32_t k = dots->k, i = 0;
     const int8_t *weights = (const int8_t *)dots->weights + (int64_t)column * k;
     const int16_t *patch = (const int16_t *)dots->patches + row * dots->patch_stride;
@@ -138,16 +136,20 @@ BS_TARGET_AVX2 void bs_dot_i16_avx2(const bs_dots *dots)
 {
     int32_t column = 0;
     for (; column + 4 <= dots->n_columns; column += 4)
-        for (int32_t row = 0; row < dots->n_rows; row++) dot_i16(dots, row, column, 4);
-    for (; column < dots->n_columns; column++)
-        for (int32_t row = 0; row < dots->n_rows; row++) dot_i16(dots, row, column, 1);
+        for (int32_t row = 0; row < dots->n_rows; row++) dot_i16(dots, row, column);
+    if (column == dots->n_columns) return;
+    bs_dots rest = *dots;
+    rest.weights = (const int8_t *)dots->weights + (int64_t)column * dots->k;
+    rest.acc += column;
+    rest.n_columns -= column;
+    bs_dot_i16_portable(&rest);
 }
 
-/* One patch of -1, 0, 1 against n columns, a constant. pmaddubsw wants one operand without sign:
+/* One patch of -1, 0, 1 against four columns. pmaddubsw wants one operand without sign:
  * that is w + 128, and 128 * (sum of the patch) is taken off again. */
-BS_TARGET_AVX2 BS_INLINE void dot_pm1(const bs_dots *dots, int32_t row, int32_t column,
-                                      const int n)
+BS_TARGET_AVX2 BS_INLINE void dot_pm1(const bs_dots *dots, int32_t row, int32_t column)
 {
+    enum { n = 4 };
     int32_t k = dots->k, i = 0;
     const int8_t *weights = (const int8_t *)dots->weights + (int64_t)column * k;
     const int8_t *patch = (const int8_t *)dots->patches + row * dots->patch_stride;
@@ -190,9 +192,13 @@ BS_TARGET_AVX2 void bs_dot_pm1_avx2(const bs_dots *dots)
 {
     int32_t column = 0;
     for (; column + 4 <= dots->n_columns; column += 4)
-        for (int32_t row = 0; row < dots->n_rows; row++) dot_pm1(dots, row, column, 4);
-    for (; column < dots->n_columns; column++)
-        for (int32_t row = 0; row < dots->n_rows; row++) dot_pm1(dots, row, column, 1);
+        for (int32_t row = 0; row < dots->n_rows; row++) dot_pm1(dots, row, column);
+    if (column == dots->n_columns) return;
+    bs_dots rest = *dots;
+    rest.weights = (const int8_t *)dots->weights + (int64_t)column * dots->k;
+    rest.acc += column;
+    rest.n_columns -= column;
+    bs_dot_pm1_portable(&rest);
 }
 
 #endif

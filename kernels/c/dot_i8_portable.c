@@ -1,14 +1,21 @@
 /* Sums of products with int8 weights in plain C99, the oracle of the others in C. */
 #include "dot_i8.h"
 
-int32_t bs_dot_rest_i16(const int16_t *patch, const int8_t *weights, int32_t n)
+/* Not inlined below, where each would be unrolled once more. */
+#if defined(__GNUC__)
+#define APART __attribute__((noinline))
+#else
+#define APART
+#endif
+
+APART int32_t bs_dot_rest_i16(const int16_t *patch, const int8_t *weights, int32_t n)
 {
     int32_t sum = 0;
     for (int32_t i = 0; i < n; i++) sum += patch[i] * weights[i];
     return sum;
 }
 
-int32_t bs_dot_rest_pm1(const int8_t *patch, const int8_t *weights, int32_t n)
+APART int32_t bs_dot_rest_pm1(const int8_t *patch, const int8_t *weights, int32_t n)
 {
     int32_t sum = 0;
     for (int32_t i = 0; i < n; i++) sum += patch[i] * weights[i];

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import bnn
-from kernels import BackendUnavailable, read_model, run_model, write_model
+from kernels import BackendUnavailable, Layout, read_model, run_model, write_model
 from kernels.build import build_library
 
 NETWORKS = [
@@ -69,6 +69,16 @@ def test_metadata_and_determinism(ragged, tmp_path) -> None:
     assert metadata["output_scale"] == float(ragged.head.scale())
     assert metadata["input"]["dtype"] == "uint8"
     assert metadata["input"]["shape"] == [9, 7, 3]
+
+
+def test_a_file_for_another_processor_is_the_same_model(ragged, tmp_path) -> None:
+    files = {}
+    for layout in Layout:
+        bnn.export(ragged, tmp_path / "model.bspn", {"labels": None}, layout)
+        files[layout] = (tmp_path / "model.bspn").read_bytes()
+    models = [read_model(file) for file in files.values()]
+    assert len(set(files.values())) == len(Layout)
+    assert models[0] == models[1] == models[2]
 
 
 def test_a_failed_export_leaves_the_old_file(ragged, tmp_path, monkeypatch) -> None:

@@ -1,5 +1,8 @@
 """Products of bits: every back end, form and layout against the unpacked integers."""
 
+import importlib.util
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,9 +10,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from kernels.backends import BACKENDS, available_backends, use_backend
+from kernels.build import build_library
+from kernels.emulate import EmulatedLibrary
 from kernels.host import host_library
 from kernels.layout import CHANNEL_WORD, n_words
-from kernels.matmul import Panels, empty_aligned, matmul, matmul_bits, matmul_planes
+from kernels.matmul import (
+    Panels,
+    empty_aligned,
+    matmul,
+    matmul_bits,
+    matmul_planes,
+    pack_rows,
+)
 from kernels.packing import pack, pack_bits
 from kernels.panels import Layout, to_panels
 from kernels.reference_matmul import FORMS, Form, matmul_reference
@@ -246,3 +258,34 @@ def test_a_tile_reads_rows_in_pieces_and_any_number_of_panels(name: str) -> None
         host_library().call("bsk_matmul", *arguments, 2, 11, begin, end)
     assert np.array_equal(out[2:], expected[2:])
     assert np.array_equal(out[:2], np.full((2, 150), 7))
+
+
+@pytest.fixture(scope="module")
+def arm_library() -> Iterator[EmulatedLibrary]:
+    for module in ("ziglang", "unicorn", "elftools"):
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"{module} is missing: pip install 'bitspin[arm]'")
+    with EmulatedLibrary(build_library("aarch64-linux", part="kernels")) as library:
+        yield library
+
+
+@pytest.mark.arm
+@pytest.mark.parametrize("n_bits", SIZES)
+def test_arm_computes_the_same(n_bits: int, arm_library: EmulatedLibrary) -> None:
+    rng = np.random.default_rng(n_bits)
+    a, b = draw_bits(rng, 5, n_bits), draw_bits(rng, 37, n_bits)
+    threshold, flip = rng.integers(-6, 7, 37).astype(np.int32), draw_bits(rng, 37)
+    signs = (2 * a.astype(np.int8) - 1).astype(np.int8)
+    for x in (signs, signs.astype(np.float32)):
+        assert np.array_equal(pack_rows(x, library=arm_library), pack_bits(a))
+    panels = Panels.of(pack_bits(b), n_bits, library=arm_library)
+    assert panels.layout is Layout.VECTORS
+    assert np.array_equal(panels.data, to_panels(pack_bits(b), Layout.VECTORS))
+    for form in FORMS:
+        result = matmul(pack_bits(a), panels, form=form, library=arm_library)
+        assert np.array_equal(result, product(a, b, form))
+    words = matmul_bits(pack_bits(a), panels, threshold, flip, library=arm_library)
+    assert np.array_equal(words, pack_bits((product(a, b, "xor") >= threshold) ^ flip))
+    planes = pack_bits(np.stack([a, ~a]))
+    result = matmul_planes(planes, panels, library=arm_library)
+    assert np.array_equal(result, product(a, b, "mixed") + 2 * product(~a, b, "mixed"))

@@ -279,10 +279,10 @@ def _with_digest(file: bytes, message: str) -> bytes:
 
 
 def _forgeries(file: bytes) -> list[bytes]:
-    """Every byte of header and tables changed in ten ways, with a checksum that fits."""
+    """Every byte of header and tables changed in five ways, with a checksum that fits."""
     forged = []
     for i in range(N_TABLES):
-        for flip in (1, 2, 4, 8, 16, 32, 64, 128, 3, 0xFF):
+        for flip in (1, 2, 8, 128, 0xFF):
             changed = bytearray(file)
             changed[i] ^= flip
             zeroed = changed[:52] + bytes(4) + changed[56:N_TABLES]

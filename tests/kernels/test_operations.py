@@ -189,10 +189,9 @@ def test_tables_of_other_sizes_are_refused(graphs: ModuleType, n: int) -> None:
 def test_all_operations_on_emulated_arm(
     graphs: ModuleType, make_images: MakeImages, dtype: DType
 ) -> None:
-    for channels in (3, 64):
-        model = graphs.every_operation(dtype, channels=channels)
-        images = make_images(model, 2)
-        expected = run_model(model, images)
-        for layout in (Layout.ROWS, Layout.VECTORS):
-            run = emulate(build_library("aarch64-linux"), write_model(model, layout), images)
-            assert np.array_equal(run.outputs, expected), layout
+    model = graphs.every_operation(dtype, channels=65)
+    images = make_images(model, 2)
+    expected = run_model(model, images)
+    for layout in (Layout.ROWS, Layout.VECTORS):
+        run = emulate(build_library("aarch64-linux"), write_model(model, layout), images)
+        assert np.array_equal(run.outputs, expected), layout

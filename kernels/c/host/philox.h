@@ -74,8 +74,10 @@ BS_INLINE void bs_unit_portable(const bs_stream *stream, bs_row row, uint32_t un
         c2[i] = (uint32_t)product_0 ^ row.first;
         c3[i] = row.second;
     }
+#pragma GCC unroll 8
     for (int r = 2; r < BS_ROUNDS; r++) {
         uint32_t k0 = stream->key[r][0], k1 = stream->key[r][1];
+#pragma GCC unroll 8
         for (int i = 0; i < BS_UNIT_COUNTERS; i++) {
             uint64_t product_0 = (uint64_t)BS_PHILOX_M0 * c0[i];
             uint64_t product_1 = (uint64_t)BS_PHILOX_M1 * c2[i];

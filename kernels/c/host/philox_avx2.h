@@ -49,6 +49,7 @@ BS_TARGET_AVX2 BS_INLINE void bs_finish_avx2(const bs_stream *stream, bs_row row
     const __m256i first = _mm256_set1_epi32((int)row.first);
     const __m256i second = _mm256_set1_epi32((int)row.second);
     __m256i c0[2], c1[2], c2[2], c3[2];
+#pragma GCC unroll 2
     for (int h = 0; h < 2; h++) {
         c1[h] = _mm256_mul_epu32(_mm256_xor_si256(begun[h].product_0, first), m1);
         c0[h] = _mm256_xor_si256(_mm256_srli_epi64(c1[h], 32), begun[h].c1);
@@ -59,6 +60,7 @@ BS_TARGET_AVX2 BS_INLINE void bs_finish_avx2(const bs_stream *stream, bs_row row
     for (int r = 3; r < BS_ROUNDS; r++) {
         __m256i k0 = _mm256_set1_epi32((int)stream->key[r][0]);
         __m256i k1 = _mm256_set1_epi32((int)stream->key[r][1]);
+#pragma GCC unroll 2
         for (int h = 0; h < 2; h++) {
             __m256i product_0 = _mm256_mul_epu32(c0[h], m0);
             __m256i product_1 = _mm256_mul_epu32(c2[h], m1);
@@ -75,6 +77,7 @@ BS_TARGET_AVX2 BS_INLINE void bs_finish_avx2(const bs_stream *stream, bs_row row
             }
         }
     }
+#pragma GCC unroll 2
     for (int h = 0; h < 2; h++) {
         words[2 * h] = _mm256_unpacklo_epi64(c0[h], c2[h]);
         words[2 * h + 1] = _mm256_unpackhi_epi64(c0[h], c2[h]);

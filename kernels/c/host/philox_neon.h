@@ -51,6 +51,7 @@ BS_INLINE void bs_finish_neon(const bs_stream *stream, bs_row row, const bs_begu
         uint32x4_t c1 = product_1.low;
         uint32x4_t c2 = veorq_u32(product_0.high, vdupq_n_u32(row.second));
         uint32x4_t c3 = product_0.low;
+#pragma GCC unroll 8
         for (int r = 3; r < BS_ROUNDS; r++) {
             product_0 = bs_multiply_neon(c0, BS_PHILOX_M0);
             product_1 = bs_multiply_neon(c2, BS_PHILOX_M1);

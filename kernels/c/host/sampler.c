@@ -30,7 +30,9 @@ BS_INLINE uint32_t bs_unit_bits_portable(const uint32_t words[BS_UNIT], const fl
                                          int32_t kind)
 {
     uint32_t on[BS_UNIT], bits = 0;
+#pragma GCC unroll 8
     for (int j = 0; j < BS_UNIT; j++) on[j] = bs_bit_portable(words[j], values[j], kind);
+#pragma GCC unroll 32
     for (int j = 0; j < BS_UNIT; j++) bits |= on[j] << j;
     return bits;
 }

@@ -54,7 +54,7 @@ typedef struct {
     uint32_t *out;
 } bs_draws;
 
-/* Words word ... word + count - 1 of rows begin ... end - 1; n_last units of the last word exist. */
+/* Words word ... word + count - 1 of rows begin ... end - 1; the last word has n_last units. */
 typedef struct {
     int64_t begin, end, word, count, n_last;
 } bs_block;

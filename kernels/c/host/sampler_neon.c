@@ -40,8 +40,10 @@ BS_INLINE uint32_t bs_unit_bits_neon(const uint32x4x4_t words[2], const float *v
 {
     static const uint32_t first_bits[4] = {1, 1 << 4, 1 << 8, 1 << 12};
     uint32x4_t bit = vld1q_u32(first_bits), bits = vdupq_n_u32(0);
+#pragma GCC unroll 2
     for (int h = 0; h < 2; h++) {
         float32x4x4_t x = vld4q_f32(values + 16 * h);
+#pragma GCC unroll 4
         for (int w = 0; w < 4; w++) {
             bits = vorrq_u32(bits, vandq_u32(bit, bs_on_neon(words[h].val[w], x.val[w], kind)));
             bit = vshlq_n_u32(bit, 1);

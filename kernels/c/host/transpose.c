@@ -13,6 +13,7 @@ BS_API int64_t bsk_transpose_bits(int64_t backend, const uint32_t *in, int64_t n
 
 /* Sixteen blocks side by side; the compiler cuts it into vectors that the processor has. */
 typedef uint32_t lanes __attribute__((vector_size(4 * LANES)));
+typedef uint32_t unaligned_lanes __attribute__((vector_size(4 * LANES), aligned(4)));
 
 /* Bits i + s of row i change places with bits i of row i + s, in each group of 2 s. */
 BS_INLINE void swap_quarters(lanes block[SIDE], int s, uint32_t mask)
@@ -33,11 +34,12 @@ BS_INLINE void read_blocks(const uint32_t *in, int64_t n_rows, int64_t n_words, 
     const int64_t rows_left = n_rows - row, words_left = n_words - word;
     for (int64_t i = 0; i < SIDE; i++) {
         const uint32_t *source = in + (row + i) * n_words + word;
-        if (i < rows_left && words_left >= LANES)
-            for (int l = 0; l < LANES; l++) block[i][l] = source[l];
+        uint32_t *target = (uint32_t *)&block[i];
+        const int64_t n = i >= rows_left ? 0 : words_left < LANES ? words_left : LANES;
+        if (n == LANES)
+            block[i] = *(const unaligned_lanes *)source;
         else
-            for (int l = 0; l < LANES; l++)
-                block[i][l] = i < rows_left && l < words_left ? source[l] : 0;
+            for (int64_t l = 0; l < LANES; l++) target[l] = l < n ? source[l] : 0;
     }
 }
 
@@ -48,6 +50,7 @@ BS_INLINE void write_columns(const lanes block[SIDE], int64_t lane, int64_t colu
 {
     const uint32_t *source = (const uint32_t *)block + lane;
     out += column * out_words + w * width; /* width divides column */
+#pragma GCC unroll 8
     for (int64_t j = 0; j < n; j++)
         out[j / width * width * out_words + j % width] = source[j * LANES];
 }
