@@ -216,7 +216,9 @@ static void run_strip(strip *s, bs_position at, int64_t pixel, int32_t n_pixels)
         bs_conv_finish(conv, s->acc, s->acc_stride, pixel, n_pixels, 0, n_out);
 }
 
-/* Weights into panels of 16 columns; columns and values that do not exist are zeros. */
+/* Weights into panels of 16 columns, which take four patches or more: BS_MANY = 8 positions are
+ * one strip of them, or strips of at least 9 (half of 24, in whole windows).
+ * Columns and values that do not exist are zeros. */
 BS_RARE void transpose(const strip *s)
 {
     const int8_t *weights = s->conv->weights;

@@ -5,7 +5,8 @@
  * Exact in int32 because bs_open bounds every sum. Two forms of patches: int16 (from uint8, so
  * 0..255) and int8 (from bits, so -1, 0 or 1). Canonical weights are read along k; where many
  * patches follow, they are transposed into panels of 16 columns first, so that the lanes are
- * columns and no sum across lanes is needed. */
+ * columns and no sum across lanes is needed. Panels want four patches or more: the last four may
+ * be computed twice. */
 #ifndef BITSPIN_DOT_I8_H
 #define BITSPIN_DOT_I8_H
 

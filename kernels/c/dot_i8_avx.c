@@ -11,17 +11,18 @@ BS_INLINE int32_t pair(const int16_t *values)
     return (int32_t)((uint32_t)(uint16_t)values[0] | (uint32_t)(uint16_t)values[1] << 16);
 }
 
-/* n_rows patches against n_panels panels, both constants: the sums stay in registers. */
+enum { ROWS = 4 }; /* at once */
+
+/* Four patches against n_panels panels, a constant: the sums stay in registers. */
 BS_TARGET_AVX512 BS_INLINE void panels_avx512(const bs_dots *dots, int32_t first_row,
-                                              const int n_rows, int32_t first_panel,
-                                              const int n_panels)
+                                              int32_t first_panel, const int n_panels)
 {
     int32_t n_pairs = (dots->k + 1) / 2;
     const int16_t *weights = (const int16_t *)dots->weights + first_panel * (int64_t)n_pairs * 32;
     const int16_t *patch = (const int16_t *)dots->patches + first_row * dots->patch_stride;
     __m512i sums[4][2];
 #pragma GCC unroll 4
-    for (int row = 0; row < n_rows; row++)
+    for (int row = 0; row < ROWS; row++)
 #pragma GCC unroll 4
         for (int p = 0; p < n_panels; p++) sums[row][p] = _mm512_setzero_si512();
     for (int32_t i = 0; i < n_pairs; i++) {
@@ -30,7 +31,7 @@ BS_TARGET_AVX512 BS_INLINE void panels_avx512(const bs_dots *dots, int32_t first
         for (int p = 0; p < n_panels; p++)
             w[p] = _mm512_loadu_si512(weights + ((int64_t)p * n_pairs + i) * 32);
 #pragma GCC unroll 4
-        for (int row = 0; row < n_rows; row++) {
+        for (int row = 0; row < ROWS; row++) {
             __m512i x = _mm512_set1_epi32(pair(patch + row * dots->patch_stride + 2 * i));
 #pragma GCC unroll 4
             for (int p = 0; p < n_panels; p++)
@@ -39,7 +40,7 @@ BS_TARGET_AVX512 BS_INLINE void panels_avx512(const bs_dots *dots, int32_t first
     }
     int32_t *acc = dots->acc + first_row * dots->acc_stride + first_panel * 16;
 #pragma GCC unroll 4
-    for (int row = 0; row < n_rows; row++)
+    for (int row = 0; row < ROWS; row++)
 #pragma GCC unroll 4
         for (int p = 0; p < n_panels; p++)
             _mm512_storeu_si512(acc + row * dots->acc_stride + p * 16, sums[row][p]);
@@ -47,36 +48,29 @@ BS_TARGET_AVX512 BS_INLINE void panels_avx512(const bs_dots *dots, int32_t first
 
 BS_TARGET_AVX512 void bs_dot_panels_avx512(const bs_dots *dots)
 {
-    int32_t n_panels = (dots->n_columns + 15) / 16;
-    for (int32_t panel = 0; panel < n_panels;) {
-        int32_t n = n_panels - panel >= 2 ? 2 : 1, row = 0;
-        for (; row + 4 <= dots->n_rows; row += 4) {
-            if (n == 2) panels_avx512(dots, row, 4, panel, 2);
-            else panels_avx512(dots, row, 4, panel, 1);
+    int32_t n_panels = (dots->n_columns + 15) / 16, last = dots->n_rows - 4;
+    for (int32_t panel = 0; panel < n_panels; panel += 2) {
+        for (int32_t row = 0; row < dots->n_rows; row += 4) {
+            if (n_panels - panel >= 2) panels_avx512(dots, row < last ? row : last, panel, 2);
+            else panels_avx512(dots, row < last ? row : last, panel, 1);
         }
-        for (; row < dots->n_rows; row++) {
-            if (n == 2) panels_avx512(dots, row, 1, panel, 2);
-            else panels_avx512(dots, row, 1, panel, 1);
-        }
-        panel += n;
     }
 }
 
-BS_TARGET_AVX2 BS_INLINE void panel_avx2(const bs_dots *dots, int32_t first_row, const int n_rows,
-                                         int32_t panel)
+BS_TARGET_AVX2 BS_INLINE void panel_avx2(const bs_dots *dots, int32_t first_row, int32_t panel)
 {
     int32_t n_pairs = (dots->k + 1) / 2;
     const int16_t *weights = (const int16_t *)dots->weights + panel * (int64_t)n_pairs * 32;
     const int16_t *patch = (const int16_t *)dots->patches + first_row * dots->patch_stride;
     __m256i sums[4][2];
 #pragma GCC unroll 4
-    for (int row = 0; row < n_rows; row++)
+    for (int row = 0; row < ROWS; row++)
         sums[row][0] = sums[row][1] = _mm256_setzero_si256();
     for (int32_t i = 0; i < n_pairs; i++) {
         __m256i low = _mm256_loadu_si256((const __m256i *)(weights + i * (int64_t)32));
         __m256i high = _mm256_loadu_si256((const __m256i *)(weights + i * (int64_t)32 + 16));
 #pragma GCC unroll 4
-        for (int row = 0; row < n_rows; row++) {
+        for (int row = 0; row < ROWS; row++) {
             __m256i x = _mm256_set1_epi32(pair(patch + row * dots->patch_stride + 2 * i));
             sums[row][0] = _mm256_add_epi32(sums[row][0], _mm256_madd_epi16(low, x));
             sums[row][1] = _mm256_add_epi32(sums[row][1], _mm256_madd_epi16(high, x));
@@ -84,7 +78,7 @@ BS_TARGET_AVX2 BS_INLINE void panel_avx2(const bs_dots *dots, int32_t first_row,
     }
     int32_t *acc = dots->acc + first_row * dots->acc_stride + panel * 16;
 #pragma GCC unroll 4
-    for (int row = 0; row < n_rows; row++, acc += dots->acc_stride) {
+    for (int row = 0; row < ROWS; row++, acc += dots->acc_stride) {
         _mm256_storeu_si256((__m256i *)acc, sums[row][0]);
         _mm256_storeu_si256((__m256i *)(acc + 8), sums[row][1]);
     }
@@ -92,11 +86,10 @@ BS_TARGET_AVX2 BS_INLINE void panel_avx2(const bs_dots *dots, int32_t first_row,
 
 BS_TARGET_AVX2 void bs_dot_panels_avx2(const bs_dots *dots)
 {
-    for (int32_t panel = 0; panel < (dots->n_columns + 15) / 16; panel++) {
-        int32_t row = 0;
-        for (; row + 4 <= dots->n_rows; row += 4) panel_avx2(dots, row, 4, panel);
-        for (; row < dots->n_rows; row++) panel_avx2(dots, row, 1, panel);
-    }
+    int32_t last = dots->n_rows - 4;
+    for (int32_t panel = 0; panel < (dots->n_columns + 15) / 16; panel++)
+        for (int32_t row = 0; row < dots->n_rows; row += 4)
+            panel_avx2(dots, row < last ? row : last, panel);
 }
 
 BS_TARGET_AVX2 BS_INLINE int32_t sum_of_lanes(__m256i x)

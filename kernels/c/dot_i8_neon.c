@@ -4,10 +4,11 @@
 #if BS_ARM
 #include <arm_neon.h>
 
-/* n_rows patches against one panel of 16 columns; n_rows is a constant, the sums stay in
- * registers: 16 of them for four rows, 64 products per two vectors of weights. */
-BS_INLINE void panel(const bs_dots *dots, int32_t first_row, const int n_rows, int32_t number)
+/* Four patches against one panel of 16 columns: the sums fill 16 registers, and two vectors of
+ * weights make 64 products. */
+BS_INLINE void panel(const bs_dots *dots, int32_t first_row, int32_t number)
 {
+    enum { n_rows = 4 };
     const int16_t *weights = (const int16_t *)dots->weights + number * (int64_t)dots->k * 16;
     const int16_t *patch = (const int16_t *)dots->patches + first_row * dots->patch_stride;
     int32x4_t sums[4][4];
@@ -31,7 +32,8 @@ BS_INLINE void panel(const bs_dots *dots, int32_t first_row, const int n_rows, i
     for (; i + 4 <= dots->k; i += 4) {
         int16x4_t x[4];
 #pragma GCC unroll 4
-        for (int row = 0; row < n_rows; row++) x[row] = vld1_s16(patch + row * dots->patch_stride + i);
+        for (int row = 0; row < n_rows; row++)
+            x[row] = vld1_s16(patch + row * dots->patch_stride + i);
         STEP(0);
         STEP(1);
         STEP(2);
@@ -54,11 +56,10 @@ BS_INLINE void panel(const bs_dots *dots, int32_t first_row, const int n_rows, i
 
 void bs_dot_panels_neon(const bs_dots *dots)
 {
-    for (int32_t number = 0; number < (dots->n_columns + 15) / 16; number++) {
-        int32_t row = 0;
-        for (; row + 4 <= dots->n_rows; row += 4) panel(dots, row, 4, number);
-        for (; row < dots->n_rows; row++) panel(dots, row, 1, number);
-    }
+    int32_t last = dots->n_rows - 4;
+    for (int32_t number = 0; number < (dots->n_columns + 15) / 16; number++)
+        for (int32_t row = 0; row < dots->n_rows; row += 4)
+            panel(dots, row < last ? row : last, number);
 }
 
 BS_INLINE int32_t sum_of_lanes(int32x4_t x)
