@@ -87,8 +87,8 @@ static void set_bits(const bs_conv *conv, const int32_t *acc, int64_t stride, in
 #if BS_X86
     if (conv->backend == BS_AVX512) {
         for (int32_t c = 0; c < n; c += 64)
-            threshold_avx512(acc + c, stride, n_pixels, level + c, flip + c, n - c < 64 ? n - c : 64,
-                             out + c / 32, n_words);
+            threshold_avx512(acc + c, stride, n_pixels, level + c, flip + c,
+                             n - c < 64 ? n - c : 64, out + c / 32, n_words);
         return;
     }
 #elif BS_ARM

@@ -117,9 +117,9 @@ static inline uint64_t bs_strip_positions(const bs_conv *conv)
  *
  *   depthwise (B1_B1, layout ROWS, 1 < groups == channels == n_out)
  *                  64 + 4 * ceil_8(words(channels)) * (taps + 36)
- *   B1_B1          acc + 8 * rows * taps + 4 * (rows + 1) * ceil_4(taps * words(channels / groups)),
- *                  and if border == 0 and padding_h + padding_w > 0:
- *                  + 4 * cuts * columns
+ *   B1_B1          acc + 8 * rows * taps
+ *                  + 4 * (rows + 1) * ceil_4(taps * words(channels / groups)),
+ *                  and if border == 0 and padding_h + padding_w > 0: + 4 * cuts * columns
  *   int8 weights   acc + 2 * rows * ceil_32(taps * channels / groups), and
  *                  if not B1_I8, groups == 1 and window * out_h * out_w >= 8:
  *                  + 2 * ceil_32(taps * channels) * ceil_32(n_out)

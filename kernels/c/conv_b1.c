@@ -6,10 +6,8 @@
  * patch in one piece; there every patch is copied. Then the weights pass by, 64 channels at a
  * time, and what leaves is finished while it is in the first cache.
  *
- * Bits outside the image are clear, that is -1. Where zeros are asked for, the weights outside are
- * added again: their sum depends on how the image cuts off the kernel, not on what is in it, and a
- * sum of weights is 2 popc(w) - n. */
-#include "conv_strip.h"
+ * Bits outside the image are clear, that is -1; zeros are made of that in conv_outside.c. */
+#include "conv_outside.h"
 #include "tile_rows.h"
 
 typedef struct {
@@ -25,9 +23,7 @@ typedef struct {
     uint32_t *patches;        /* [n_rows][patch_words] */
     int32_t *acc;
     int64_t stride;
-    bs_cuts cuts[2];          /* of the kernel, by rows and by columns of positions */
-    int32_t *outside;         /* sums of the weights outside, or null: [cut][cut][out_stride] */
-    int64_t out_stride;
+    bs_outside outside;
 } strip;
 
 typedef uint32_t words4 __attribute__((vector_size(16), aligned(4)));
@@ -137,10 +133,11 @@ static int32_t lay_out_run(const strip *s, const bs_position *at, const uint32_t
                            int32_t step, int32_t n)
 {
     const bs_conv *conv = s->conv;
-    if (!s->has_runs || at->y < s->cuts[0].n_before || at->y >= s->cuts[0].first_after ||
-        at->x < s->cuts[1].n_before || at->x >= s->cuts[1].first_after)
+    const bs_cuts *rows_cut = &s->outside.cuts[0], *columns_cut = &s->outside.cuts[1];
+    if (!s->has_runs || bs_cut_of(rows_cut, at->y) != rows_cut->n_before ||
+        bs_cut_of(columns_cut, at->x) != columns_cut->n_before)
         return 0;
-    if (n > s->cuts[1].first_after - at->x) n = s->cuts[1].first_after - at->x;
+    if (n > columns_cut->first_after - at->x) n = columns_cut->first_after - at->x;
     int64_t pixel = (int64_t)bs_top(conv, at) * conv->size[1] + bs_left(conv, at);
     const uint32_t *first = (const uint32_t *)conv->data + pixel * s->pixel_words;
     int64_t row_words = (int64_t)conv->size[1] * s->pixel_words;
@@ -214,45 +211,13 @@ static void multiply(const strip *s, int32_t column, int32_t n, int32_t *out, in
     }
 }
 
-#if BS_X86
-BS_TARGET_AVX2 static void add_avx2(int32_t *to, const int32_t *from, int32_t n)
-{
-    for (int32_t i = 0; i < n; i++) to[i] += from[i];
-}
-#endif
-
-BS_APART void add(uint32_t backend, int32_t *to, const int32_t *from, int32_t n)
-{
-#if BS_X86
-    if (backend == BS_AVX512 || backend == BS_AVX2) {
-        add_avx2(to, from, n);
-        return;
-    }
-#endif
-    (void)backend;
-    for (int32_t i = 0; i < n; i++) to[i] += from[i];
-}
-
-/* Weights that fall outside, for n positions and the channels from `channel` on. */
-static void add_outside(const strip *s, bs_position at, int32_t n, int32_t channel, int32_t width,
-                        int32_t *acc, int64_t stride)
-{
-    const bs_conv *conv = s->conv;
-    for (int32_t i = 0; i < n; i++, acc += stride, bs_advance(conv, &at)) {
-        int32_t y = bs_cut_of(&s->cuts[0], at.y * conv->pool[0] + at.i);
-        int32_t x = bs_cut_of(&s->cuts[1], at.x * conv->pool[1] + at.j);
-        if (y == s->cuts[0].n_before && x == s->cuts[1].n_before) continue;
-        const int32_t *sums = s->outside + ((int64_t)y * s->cuts[1].n + x) * s->out_stride + channel;
-        add(conv->backend, acc, sums, width);
-    }
-}
-
 /* The strip of n_pixels output pixels from number `pixel` = `at` on. */
 static void run_strip(strip *s, bs_position at, int64_t pixel, int32_t n_pixels)
 {
     const bs_conv *conv = s->conv;
     int32_t n = n_pixels * conv->pool[0] * conv->pool[1];
     int32_t group_out = conv->n_out / conv->groups, n_out = conv->n_out;
+    const bs_outside *zeros = s->outside.sums ? &s->outside : 0;
     /* Then the sums need nothing more, and whole panels are written. */
     int is_final = conv->groups == 1 && !conv->threshold && !conv->bias && n == n_pixels &&
                    n_out % BS_LANES_WIDTH == 0;
@@ -261,7 +226,7 @@ static void run_strip(strip *s, bs_position at, int64_t pixel, int32_t n_pixels)
         if (is_final) {
             int32_t *out = (int32_t *)conv->out + pixel * n_out;
             multiply(s, 0, n_out, out, n_out);
-            if (s->outside) add_outside(s, at, n, 0, n_out, out, n_out);
+            if (zeros) bs_add_outside(conv, zeros, at, n, 0, n_out, out, n_out);
             return;
         }
         if (conv->groups > 1) { /* spare columns are overwritten by the next group */
@@ -271,93 +236,13 @@ static void run_strip(strip *s, bs_position at, int64_t pixel, int32_t n_pixels)
         for (int32_t c = 0; c < n_out; c += BS_BLOCK) {
             int32_t width = n_out - c < BS_BLOCK ? n_out - c : BS_BLOCK;
             multiply(s, c, width, s->acc, s->stride);
-            if (s->outside) add_outside(s, at, n, c, width, s->acc, s->stride);
+            if (zeros) bs_add_outside(conv, zeros, at, n, c, width, s->acc, s->stride);
             bs_conv_finish(conv, s->acc, s->stride, pixel, n_pixels, c, width);
         }
     }
     if (conv->groups > 1) {
-        if (s->outside) add_outside(s, at, n, 0, n_out, s->acc, s->stride);
+        if (zeros) bs_add_outside(conv, zeros, at, n, 0, n_out, s->acc, s->stride);
         bs_conv_finish(conv, s->acc, s->stride, pixel, n_pixels, 0, n_out);
-    }
-}
-
-/* The ones of one tap in all columns. */
-static void count_ones(const strip *s, int32_t tap, int32_t *ones)
-{
-    const bs_conv *conv = s->conv;
-    int32_t layout = conv->layout, width = layout == BS_ROWS ? 1 : bs_panel_width(layout);
-    int32_t group_out = conv->n_out / conv->groups, step = layout == BS_VECTORS ? 4 : 1;
-    int64_t n_words = bs_panel_words(layout, conv->kernel[0] * conv->kernel[1] * s->tap_words);
-    int32_t first = tap * s->tap_words, end = first + s->tap_words, begin = first / step * step;
-    uint32_t *row = s->patches; /* not in use yet */
-    const uint32_t *rows = row, *panel = (const uint32_t *)conv->weights + begin * width;
-    bs_tile tile = {.rows = &rows, .stride = width, .n_rows = 1, .n_panels = 1, .n_spans = 1};
-    tile.n_words = (end - begin + step - 1) / step * step;
-    tile.form = layout == BS_ROWS ? BS_XOR : BS_AND;
-    /* Words that share a vector with the tap are masked. */
-    for (int32_t i = begin; i < begin + tile.n_words; i++)
-        row[i - begin] = layout != BS_ROWS && i >= first && i < end ? ~0u : 0;
-    for (int32_t group = 0; group < conv->groups; group++) {
-        for (int32_t c = 0; c < group_out; c += width, panel += n_words * width) {
-            tile.panels = panel;
-            tile.out = ones + group * group_out + c;
-            /* The same words of the next panel lie too far away for the processor to foresee. */
-            for (int32_t i = 0; i < tile.n_words * width; i += 16)
-                __builtin_prefetch(panel + n_words * width + i);
-            if (layout != BS_ROWS) {
-                bs_run_tile(conv->backend, &tile, layout);
-                continue;
-            }
-            bs_tile_rows(conv->backend, &tile, 1); /* 0 - 2 popc(0 ^ w) */
-            *tile.out = -*tile.out / 2;
-        }
-    }
-}
-
-/* Is the tap with row or column i outside of an image cut that way? */
-static int is_outside(const strip *s, int axis, int32_t cut, int32_t i)
-{
-    int32_t at = bs_cut_begin(s->conv, &s->cuts[axis], axis, cut) + i;
-    return cut != s->cuts[axis].n_before && (at < 0 || at >= s->conv->size[axis]);
-}
-
-/* The sum of a tap's weights is 2 ones - n: to all cuts that have the tap outside. */
-static void add_tap(const strip *s, int32_t tap_y, int32_t tap_x, int32_t *ones)
-{
-    int32_t *sums = s->outside, n_out = s->conv->n_out, n = s->group_channels;
-    for (int32_t c = 0; c < n_out; c++) ones[c] = 2 * ones[c] - n;
-    for (int32_t y = 0; y < s->cuts[0].n; y++) {
-        int is_above = is_outside(s, 0, y, tap_y);
-        for (int32_t x = 0; x < s->cuts[1].n; x++, sums += s->out_stride) {
-            if (!is_above && !is_outside(s, 1, x, tap_x)) continue;
-            add(s->conv->backend, sums, ones, n_out);
-        }
-    }
-}
-
-/* Is the tap in row or column i outside of the image anywhere? */
-static int is_ever_outside(const strip *s, int axis, int32_t i)
-{
-    for (int32_t cut = 0; cut < s->cuts[axis].n; cut++)
-        if (is_outside(s, axis, cut, i)) return 1;
-    return 0;
-}
-
-/* Fills s->outside. The place of the kernel that is whole holds the ones of a tap meanwhile. */
-BS_RARE void sum_outside(strip *s)
-{
-    const bs_conv *conv = s->conv;
-    int64_t n_sums = (int64_t)s->cuts[0].n * s->cuts[1].n * s->out_stride;
-    int32_t whole = s->cuts[0].n_before * s->cuts[1].n + s->cuts[1].n_before;
-    int32_t *ones = s->outside + whole * s->out_stride;
-    for (int64_t i = 0; i < n_sums; i++) s->outside[i] = 0;
-    for (int32_t y = 0, tap = 0; y < conv->kernel[0]; y++) {
-        int is_needed = is_ever_outside(s, 0, y);
-        for (int32_t x = 0; x < conv->kernel[1]; x++, tap++) {
-            if (!is_needed && !is_ever_outside(s, 1, x)) continue;
-            count_ones(s, tap, ones);
-            add_tap(s, y, x, ones);
-        }
     }
 }
 
@@ -392,18 +277,19 @@ BS_RARE void set_up(strip *s, const bs_conv *conv)
     s->tap_words = (s->group_channels + 31) / 32;
     s->patch_words = (taps * s->tap_words + 3) / 4 * 4;
     choose_spans(s);
-    s->out_stride = ((int64_t)conv->n_out + 63) / 64 * 64 + 64;
-    s->stride = conv->groups == 1 ? BS_BLOCK : s->out_stride;
+    int64_t n_columns = ((int64_t)conv->n_out + 63) / 64 * 64 + 64;
+    s->stride = conv->groups == 1 ? BS_BLOCK : n_columns;
     s->acc = conv->scratch;
     s->rows = (const uint32_t **)(s->acc + n_rows * s->stride);
     s->blank = (uint32_t *)(s->rows + n_rows * taps);
     s->patches = s->blank + s->patch_words;
-    for (int axis = 0; axis < 2; axis++) s->cuts[axis] = bs_count_cuts(conv, axis);
+    for (int axis = 0; axis < 2; axis++) s->outside.cuts[axis] = bs_count_cuts(conv, axis);
     s->has_runs = s->in_place && conv->groups == 1 && conv->pool[0] == 1 && conv->pool[1] == 1;
-    s->outside = 0;
+    s->outside.sums = 0;
     if (bs_has_zeros(conv)) {
-        s->outside = (int32_t *)(s->patches + n_rows * s->patch_words);
-        sum_outside(s);
+        s->outside.sums = (int32_t *)(s->patches + n_rows * s->patch_words);
+        s->outside.stride = n_columns;
+        bs_sum_outside(conv, &s->outside, s->patches);
     }
     /* The blank span, and what fills up a patch. */
     int64_t n_zeros = (s->in_place ? 1 : n_rows + 1) * s->patch_words;

@@ -19,20 +19,23 @@ typedef struct {
     const bs_conv *conv;
     int32_t n_words, n_padded; /* of a pixel, and rounded up to 8 */
     int32_t n_taps, n_planes;
+    const uint32_t *end; /* of the data */
     uint32_t *weights; /* [tap][n_padded] */
     uint32_t *limits;  /* [plane][n_padded]: K - t + 1 */
     uint32_t *flips;   /* [n_padded] */
 } depthwise;
 
-/* LANES words of a pixel, with zeros behind its last. */
+BS_RARE void load_last(const uint32_t *from, int32_t n, uint32_t *to)
+{
+    for (int32_t i = 0; i < LANES; i++) to[i] = i < n ? from[i] : 0;
+}
+
+/* LANES words of a pixel. Behind its last there is anything: those lanes are never written out. */
 BS_INLINE void load(const depthwise *d, const uint32_t *pixel, int32_t word, words *to)
 {
-    if (word + LANES <= d->n_words) {
-        *to = *(const words *)(pixel + word);
-        return;
-    }
-    *to = (words){0};
-    for (int32_t i = 0; word + i < d->n_words; i++) (*to)[i] = pixel[word + i];
+    const uint32_t *from = pixel + word;
+    if (from + LANES <= d->end) *to = *(const words *)from;
+    else load_last(from, d->n_words - word, (uint32_t *)to);
 }
 
 /* u += 2 * (a + b). */
@@ -196,6 +199,8 @@ void bs_conv_depthwise(const bs_conv *conv)
     depthwise d;
     d.conv = conv;
     d.n_words = (conv->channels + 31) / 32;
+    d.end = (const uint32_t *)conv->data +
+            (int64_t)conv->size[0] * conv->size[1] * d.n_words;
     d.n_padded = (d.n_words + 7) / 8 * 8;
     d.n_taps = conv->kernel[0] * conv->kernel[1];
     d.n_planes = 0;

@@ -67,20 +67,24 @@ __attribute__((target("popcnt"))) static void run_popcnt(const bs_tile *tile, in
 {
     run(tile, n_columns, 1);
 }
+
+/* For processors of before 2008: compiled for size. */
+__attribute__((noinline, cold)) static void run_without(const bs_tile *tile, int32_t n_columns)
+{
+    run(tile, n_columns, 0);
+}
 #endif
 
 void bs_tile_rows(uint32_t backend, const bs_tile *tile, int32_t n_columns)
 {
 #if BS_X86
-    if (backend == BS_AVX2 || backend == BS_AVX512) {
-        run_popcnt(tile, n_columns);
-        return;
-    }
-#endif
+    if (backend == BS_AVX2 || backend == BS_AVX512) run_popcnt(tile, n_columns);
+    else run_without(tile, n_columns);
+#elif defined(__aarch64__) || defined(__wasm__)
     (void)backend;
-#if defined(__aarch64__) || defined(__wasm__) || defined(__POPCNT__)
     run(tile, n_columns, 1);
 #else
+    (void)backend;
     run(tile, n_columns, 0);
 #endif
 }

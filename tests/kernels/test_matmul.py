@@ -163,8 +163,11 @@ def test_threads_do_not_change_the_result(m: int, name: str) -> None:
         panels = Panels.of(pack_bits(b), 96)
         one = matmul(pack_bits(a), panels, n_threads=1)
         two = matmul(pack_bits(a), panels, n_threads=2)
+        zero, no = np.zeros(150, np.int32), np.zeros(150, np.bool_)
+        bits = matmul_bits(pack_bits(a), panels, zero, no, n_threads=2)
     assert np.array_equal(one, two)
     assert np.array_equal(one, product(a, b, "xor"))
+    assert np.array_equal(bits, pack_bits(one >= 0))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -242,9 +245,11 @@ def test_memory_begins_at_a_cache_line() -> None:
         assert array.__array_interface__["data"][0] % 64 == 0
 
 
-@pytest.mark.parametrize("name", [name for name in HERE if BACKENDS[name].code is not None])
-def test_a_tile_reads_rows_in_pieces_and_any_number_of_panels(name: str) -> None:
-    """Ranges of panels of the library face: each set alone is the same columns."""
+COMPILED = [name for name in HERE if BACKENDS[name].code is not None]
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_ranges_of_rows_and_panels_leave_the_rest_alone(name: str) -> None:
     rng = np.random.default_rng(9)
     a, b = pack_bits(draw_bits(rng, 11, 200)), pack_bits(draw_bits(rng, 150, 200))
     expected = matmul_reference(a, b, 200)
@@ -258,6 +263,31 @@ def test_a_tile_reads_rows_in_pieces_and_any_number_of_panels(name: str) -> None
         host_library().call("bsk_matmul", *arguments, 2, 11, begin, end)
     assert np.array_equal(out[2:], expected[2:])
     assert np.array_equal(out[:2], np.full((2, 150), 7))
+
+
+@pytest.mark.parametrize("form", ["xor", "and"])
+@pytest.mark.parametrize("name", COMPILED)
+def test_a_tile_of_every_shape_reads_its_rows_in_pieces(name: str, form: Form) -> None:
+    rng = np.random.default_rng(10)
+    code, image = BACKENDS[name].code, rng.integers(0, 2**32, 400, np.uint32)
+    assert code is not None
+    for n_rows in range(1, 7):
+        for n_panels in range(1, 5):
+            n_spans, words = ((1, 40), (3, 1), (3, 2), (5, 7), (2, 33), (16, 2))[n_rows - 1]
+            starts = rng.integers(0, 400 - words, (n_spans, n_rows))
+            pieces = [[image[s : s + words] for s in span] for span in starts]
+            rows = np.concatenate([np.stack(span) for span in pieces], axis=1)
+            n_bits = 32 * rows.shape[1]
+            columns = rng.integers(0, 2**32, (16 * n_panels, rows.shape[1]), np.uint32)
+            panels = to_panels(columns, Layout.LANES)
+            stride = 16 * n_panels + 3  # the gap between rows has to stay as it is
+            out = np.full((n_rows, stride), 5, np.int32)
+            shape = (n_rows, n_spans, words, panels, n_panels, out, stride)
+            arguments = (code, Layout.LANES, FORMS[form], n_bits, image, starts, *shape)
+            assert host_library().call("bsk_tile_spans", *arguments) == 0
+            expected = matmul_reference(rows, columns, n_bits, form)
+            assert np.array_equal(out[:, :-3], expected), (n_rows, n_panels)
+            assert np.array_equal(out[:, -3:], np.full((n_rows, 3), 5))
 
 
 @pytest.fixture(scope="module")

@@ -143,9 +143,9 @@ def test_a_forked_child_has_a_pool_of_its_own(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(threads, "available_cores", lambda: 2)
     monkeypatch.setattr(threads, "_pool", None)
     run_ranges(lambda _begin, _end: None, 2, n_threads=2)
-    child = get_context("fork").Process(target=_sum_in_child)
+    child = get_context("fork").Process(target=_sum_in_child, daemon=True)
     child.start()
-    child.join(60)
+    child.join(20)
     assert child.exitcode == 0
 
 

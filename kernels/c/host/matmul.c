@@ -146,6 +146,35 @@ BS_API int64_t bsk_matmul_planes(int64_t backend, int64_t layout, int64_t form, 
                                  int64_t n_columns, int64_t out, int64_t row_begin,
                                  int64_t row_end, int64_t panel_begin, int64_t panel_end);
 
+/* A tile as the convolutions use it: row i of span s begins at words[starts[s * n_rows + i]]. */
+BS_API int64_t bsk_tile_spans(int64_t backend, int64_t layout, int64_t form, int64_t n_bits,
+                              const uint32_t *words, const int64_t *starts, int64_t n_rows,
+                              int64_t n_spans, int64_t n_words, const uint32_t *panels,
+                              int64_t n_panels, int32_t *out, int64_t stride);
+enum { MAX_SPANS = 16 };
+
+int64_t bsk_tile_spans(int64_t backend, int64_t layout, int64_t form, int64_t n_bits,
+                       const uint32_t *words, const int64_t *starts, int64_t n_rows,
+                       int64_t n_spans, int64_t n_words, const uint32_t *panels, int64_t n_panels,
+                       int32_t *out, int64_t stride)
+{
+    const uint32_t *rows[MAX_SPANS * BS_TILE_ROWS];
+    if (n_spans > MAX_SPANS || n_rows > BS_TILE_ROWS) return 1;
+    for (int64_t i = 0; i < n_spans * n_rows; i++) rows[i] = words + starts[i];
+    bs_tile tile = {rows,
+                    panels,
+                    out,
+                    stride,
+                    (int32_t)n_rows,
+                    (int32_t)n_panels,
+                    (int32_t)n_spans,
+                    (int32_t)n_words,
+                    (int32_t)n_bits,
+                    (int32_t)form};
+    bs_run_tile((uint32_t)backend, &tile, (int32_t)layout);
+    return 0;
+}
+
 static product describe(int64_t backend, int64_t layout, int64_t form, int64_t n_bits, int64_t a,
                         int64_t row_stride, int64_t panels, int64_t n_columns)
 {
