@@ -14,6 +14,7 @@ from functools import cache
 from typing import Final
 
 from kernels.errors import BackendUnavailable
+from kernels.host import KernelLibrary, host_library
 
 _LOG = logging.getLogger(__name__)
 
@@ -100,6 +101,22 @@ def _named(name: str) -> Backend:
     return BACKENDS[name]
 
 
+@dataclass(frozen=True)
+class KernelTarget:
+    """Where compiled kernels run, and as which back end."""
+
+    library: KernelLibrary
+    code: int
+
+
+def kernel_target(library: KernelLibrary | None) -> KernelTarget | None:
+    """The current back end of this machine, None if that is numpy; of an emulator, its best."""
+    if library is not None:
+        return KernelTarget(library, library.call("bsk_backends").bit_length() - 1)
+    code = current_backend().code
+    return None if code is None else KernelTarget(host_library(), code)
+
+
 def _require(name: str) -> Backend:
     _named(name)
     if name not in available_backends():
@@ -120,8 +137,6 @@ def _best() -> Backend:
 @cache
 def _mask() -> int:
     """Bit b is set if the compiled library can run back end b here; 0 without a library."""
-    from kernels.host import host_library
-
     try:
         return int(host_library().call("bsk_backends"))
     except BackendUnavailable as error:

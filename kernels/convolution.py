@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.backends import kernel_target
 from kernels.convolution_call import (
     KINDS,
     Border,
@@ -30,7 +31,6 @@ from kernels.matmul import native_layout
 from kernels.packing import pack_bits
 from kernels.panels import Layout, to_panels
 from kernels.pooling import add, average_pool, max_pool_bits
-from kernels.sampling import kernel_target
 
 __all__ = [
     "Border",

@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels import reference_convolution as reference
+from kernels.backends import kernel_target
 from kernels.host import Argument, KernelLibrary
 from kernels.layout import CHANNEL_WORD, n_words
 from kernels.packing import pack_bits, unpack_bits
 from kernels.panels import Layout, from_panels
-from kernels.sampling import kernel_target
 from kernels.threads import run_ranges
 
 Size: TypeAlias = int | tuple[int, int]

@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.backends import KernelTarget, kernel_target
 from kernels.host import Argument, KernelLibrary
 from kernels.layout import BLOB_ALIGNMENT, CHANNEL_WORD, ROW_WORD, n_words
 from kernels.panels import STEP, WIDTH, Layout, from_panels, to_panels
@@ -23,7 +24,6 @@ from kernels.reference_matmul import (
     matmul_reference,
     pack_rows_reference,
 )
-from kernels.sampling import KernelTarget, kernel_target
 from kernels.threads import run_ranges
 
 _MAX_BITS: Final = 1 << 30  # twice a product fits int32

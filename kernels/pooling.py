@@ -6,11 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels import reference_convolution as reference
+from kernels.backends import kernel_target
 from kernels.convolution_call import Plan, Size, check_images, pair_of, vector
 from kernels.host import KernelLibrary
 from kernels.packing import pack_bits, unpack_bits
 from kernels.panels import Layout
-from kernels.sampling import kernel_target
 
 
 def max_pool_bits(

@@ -11,8 +11,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kernels.backends import current_backend
-from kernels.host import KernelLibrary, host_library
+from kernels.backends import kernel_target
+from kernels.host import KernelLibrary
 from kernels.layout import CHANNEL_WORD, n_words
 from kernels.philox import Purpose, check_address
 from kernels.reference_sampling import (
@@ -28,22 +28,6 @@ _PROBABILITIES: Final = 1
 _FEW_UNITS: Final = 1 << 18  # are drawn in 0.2 ms, a few times what it takes to wake a thread
 _ROW_BLOCK: Final = 16  # rows of c/host/sampler.h that share their first rounds
 _MAX_ELEMENTS: Final = 1 << 34  # the counter of four elements is a 32-bit word
-
-
-@dataclass(frozen=True)
-class KernelTarget:
-    """Where compiled kernels run, and as which back end."""
-
-    library: KernelLibrary
-    code: int
-
-
-def kernel_target(library: KernelLibrary | None) -> KernelTarget | None:
-    """The current back end of this machine, None if that is numpy; of an emulator, its best."""
-    if library is not None:
-        return KernelTarget(library, library.call("bsk_backends").bit_length() - 1)
-    code = current_backend().code
-    return None if code is None else KernelTarget(host_library(), code)
 
 
 def random_words(

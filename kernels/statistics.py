@@ -7,12 +7,12 @@ the batch lies in the words, and multiplied with the AND form.
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.backends import kernel_target
 from kernels.host import KernelLibrary
 from kernels.layout import CHANNEL_WORD, n_words
 from kernels.matmul import Panels, empty_aligned, matmul, native_layout
 from kernels.panels import WIDTH, Layout
 from kernels.reference_sampling import transpose_bits_reference
-from kernels.sampling import kernel_target
 
 
 def transpose_bits(

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from kernels import torch_cpu, torch_gradients, torch_shapes
+from kernels.backends import kernel_target
 from kernels.errors import BackendUnavailable
 from kernels.matmul import native_layout
 from kernels.panels import Layout
 from kernels.philox import Purpose
-from kernels.sampling import kernel_target
 
 
 def pack(x: Tensor, threshold: float = 0.0) -> Tensor:

@@ -99,7 +99,7 @@ def test_without_a_library_the_reason_is_said_and_numpy_computes(
     def refuse() -> None:
         raise BackendUnavailable("host: no C compiler found")
 
-    monkeypatch.setattr("kernels.host.host_library", refuse)
+    monkeypatch.setattr("kernels.backends.host_library", refuse)
     backends._mask.cache_clear()
     try:
         words = np.array([[3], [5]], np.uint32)
