@@ -72,38 +72,78 @@ BS_TARGET_AVX2 BS_INLINE void run_half(const block *rows, const int n_rows, int 
     }
 }
 
-/* n_rows of the tile from first_row on; n_rows and form are constants where this is called. */
-BS_TARGET_AVX2 BS_INLINE void run(const bs_tile *tile, int first_row, const int n_rows,
-                                  const int form)
+/* Functions of their own, so that the code around them exists once. */
+#define DEFINE_HALF(name, n_rows, form)                                                       \
+    BS_TARGET_AVX2 __attribute__((noinline)) static void name(                                \
+        const block *rows, int n, const uint32_t *columns, __m256i *sums)                     \
+    {                                                                                         \
+        run_half(rows, n_rows, n, columns, sums, form);                                       \
+    }
+
+DEFINE_HALF(xor_6, 6, BS_XOR)
+DEFINE_HALF(xor_4, 4, BS_XOR)
+DEFINE_HALF(xor_2, 2, BS_XOR)
+DEFINE_HALF(xor_1, 1, BS_XOR)
+DEFINE_HALF(and_6, 6, BS_AND)
+DEFINE_HALF(and_4, 4, BS_AND)
+DEFINE_HALF(and_2, 2, BS_AND)
+DEFINE_HALF(and_1, 1, BS_AND)
+
+/* Any number of rows: those of a block that are not filled are counted for nothing. */
+BS_TARGET_AVX2 static void count_half(int n_rows, int form, const block *rows, int n,
+                                      const uint32_t *columns, __m256i *sums)
+{
+    if (form == BS_XOR) {
+        if (n_rows > 4) xor_6(rows, n, columns, sums);
+        else if (n_rows > 2) xor_4(rows, n, columns, sums);
+        else if (n_rows > 1) xor_2(rows, n, columns, sums);
+        else xor_1(rows, n, columns, sums);
+    } else {
+        if (n_rows > 4) and_6(rows, n, columns, sums);
+        else if (n_rows > 2) and_4(rows, n, columns, sums);
+        else if (n_rows > 1) and_2(rows, n, columns, sums);
+        else and_1(rows, n, columns, sums);
+    }
+}
+
+/* Up to BLOCK words of each row from (span, word) on, over the ends of spans. */
+BS_TARGET_AVX2 static int fill(const bs_tile *tile, int32_t *span, int32_t *word, block *rows)
+{
+    int n = 0;
+    while (n < BLOCK && *span < tile->n_spans) {
+        int32_t rest = tile->n_words - *word, taken = rest < BLOCK - n ? rest : BLOCK - n;
+        for (int row = 0; row < tile->n_rows; row++)
+            split(tile->rows[*span * tile->n_rows + row] + *word, taken, rows->low[row] + n,
+                  rows->high[row] + n);
+        n += taken;
+        *word += taken;
+        if (*word < tile->n_words) continue;
+        *word = 0;
+        ++*span;
+    }
+    return n;
+}
+
+BS_TARGET_AVX2 void bs_tile_avx2(const bs_tile *tile)
 {
     const int64_t panel_words = (int64_t)BS_LANES_WIDTH * tile->n_spans * tile->n_words;
-    const int n_halves = 2 * tile->n_panels;
+    const int n_rows = tile->n_rows, n_halves = 2 * tile->n_panels;
     __m256i sums[BS_TILE_ROWS * HALVES];
-    for (int i = 0; i < n_rows * HALVES; i++) sums[i] = _mm256_setzero_si256();
-    int32_t *out = tile->out + first_row * tile->stride;
+    for (int i = 0; i < BS_TILE_ROWS * HALVES; i++) sums[i] = _mm256_setzero_si256();
     block rows;
+    for (int row = n_rows; row < BS_TILE_ROWS; row++)
+        for (int i = 0; i < STRIDE; i++) rows.low[row][i] = rows.high[row][i] = 0;
     int64_t at = 0;
     for (int32_t span = 0, word = 0; span < tile->n_spans;) {
-        int n = 0; /* a block goes on over the ends of spans */
-        while (n < BLOCK && span < tile->n_spans) {
-            int32_t rest = tile->n_words - word, taken = rest < BLOCK - n ? rest : BLOCK - n;
-            for (int row = 0; row < n_rows; row++)
-                split(tile->rows[span * tile->n_rows + first_row + row] + word, taken,
-                      rows.low[row] + n, rows.high[row] + n);
-            n += taken;
-            word += taken;
-            if (word < tile->n_words) continue;
-            word = 0;
-            span++;
-        }
+        int n = fill(tile, &span, &word, &rows);
         for (int half = 0; half < n_halves; half++) {
             /* Lines of the output are fetched behind the products, not all at the end. */
             if (at == 0 && half % 2 == 0)
                 for (int row = 0; row < n_rows; row++)
-                    __builtin_prefetch(out + row * tile->stride + half * 8, 1);
+                    __builtin_prefetch(tile->out + row * tile->stride + half * 8, 1);
             const uint32_t *columns = tile->panels + half / 2 * panel_words;
             columns += at * BS_LANES_WIDTH + half % 2 * 8;
-            run_half(&rows, n_rows, n, columns, sums + half, form);
+            count_half(n_rows, tile->form, &rows, n, columns, sums + half);
         }
         at += n;
     }
@@ -111,29 +151,10 @@ BS_TARGET_AVX2 BS_INLINE void run(const bs_tile *tile, int first_row, const int 
     for (int row = 0; row < n_rows; row++) {
         for (int half = 0; half < n_halves; half++) {
             __m256i value = sums[row * HALVES + half];
-            if (form == BS_XOR) value = _mm256_sub_epi32(n_bits, _mm256_slli_epi32(value, 1));
-            _mm256_storeu_si256((__m256i *)(out + row * tile->stride + half * 8), value);
+            if (tile->form == BS_XOR)
+                value = _mm256_sub_epi32(n_bits, _mm256_slli_epi32(value, 1));
+            _mm256_storeu_si256((__m256i *)(tile->out + row * tile->stride + half * 8), value);
         }
     }
-}
-
-BS_TARGET_AVX2 BS_INLINE void run_form(const bs_tile *tile, const int form)
-{
-    int row = 0;
-    if (tile->n_rows == 6) {
-        run(tile, 0, 6, form);
-        return;
-    }
-    if (tile->n_rows >= 3) {
-        run(tile, 0, 3, form);
-        row = 3;
-    }
-    for (; row < tile->n_rows; row++) run(tile, row, 1, form);
-}
-
-BS_TARGET_AVX2 void bs_tile_avx2(const bs_tile *tile)
-{
-    if (tile->form == BS_AND) run_form(tile, BS_AND);
-    else run_form(tile, BS_XOR);
 }
 #endif

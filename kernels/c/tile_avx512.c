@@ -5,8 +5,8 @@
  * with four vectors of columns, one broadcast and a temporary they fill the 32 registers.
  *
  * Each product of 512 bits is three operations on the vector ports, all else runs beside them, so
- * narrow tiles lose little: five rows are four and one, three panels two and one, which keeps the
- * code small. */
+ * narrow tiles lose little: five rows are three, one and one, three panels one by one, which keeps
+ * the code small. */
 #include "tile.h"
 
 #if BS_X86
@@ -72,34 +72,21 @@ BS_TARGET_AVX512 BS_INLINE void run(const bs_tile *tile, int first_row, const in
 BS_TARGET_AVX512 BS_INLINE void run_rows(const bs_tile *tile, int row, const int n_rows,
                                          const int form)
 {
-    int panel = 0;
-    if (tile->n_panels == 4) {
+    if (tile->n_panels == 4)
         run(tile, row, n_rows, 0, 4, form);
-        return;
-    }
-    if (tile->n_panels >= 2) {
-        run(tile, row, n_rows, 0, 2, form);
-        panel = 2;
-    }
-    if (panel < tile->n_panels) run(tile, row, n_rows, panel, 1, form);
+    else
+        for (int panel = 0; panel < tile->n_panels; panel++) run(tile, row, n_rows, panel, 1, form);
 }
 
 BS_TARGET_AVX512 BS_INLINE void run_form(const bs_tile *tile, const int form)
 {
-    int row = 0;
     if (tile->n_rows == 6) {
         run_rows(tile, 0, 6, form);
         return;
     }
-    if (tile->n_rows >= 4) {
-        run_rows(tile, 0, 4, form);
-        row = 4;
-    }
-    if (tile->n_rows - row >= 2) {
-        run_rows(tile, row, 2, form);
-        row += 2;
-    }
-    if (row < tile->n_rows) run_rows(tile, row, 1, form);
+    int row = tile->n_rows >= 3 ? 3 : 0;
+    if (row) run_rows(tile, 0, 3, form);
+    for (; row < tile->n_rows; row++) run_rows(tile, row, 1, form);
 }
 
 BS_TARGET_AVX512 void bs_tile_avx512(const bs_tile *tile)
