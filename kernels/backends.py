@@ -6,11 +6,14 @@ another one; asking for one that is absent raises, nothing is ever replaced sile
 
 import logging
 import os
+import platform
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Final
 
 from kernels.errors import BackendUnavailable
@@ -29,6 +32,9 @@ class Backend:
     """What provides it, for the message when it is absent."""
 
 
+_DOTPROD: Final = 4
+_CPU_INFO: Final = Path("/proc/cpuinfo")
+
 BACKENDS: Final = {
     backend.name: backend
     for backend in (  # best first
@@ -36,6 +42,7 @@ BACKENDS: Final = {
             "avx512", 2, "an x86-64 processor with AVX-512 VPOPCNTDQ and VBMI (Ice Lake, Zen 4)"
         ),
         Backend("avx2", 1, "an x86-64 processor with AVX2, BMI2 and FMA"),
+        Backend("dotprod", _DOTPROD, "an ARM processor of Armv8.2 with the dot product"),
         Backend("neon", 3, "an ARM processor"),
         Backend("portable", 0, "a C compiler, or: pip install 'bitspin[arm]'"),
         Backend("reference", None, "numpy"),
@@ -95,6 +102,14 @@ def use_backend(name: str) -> Iterator[None]:
         _forced.reset(token)
 
 
+def has_dot_product() -> bool:
+    """Whether Linux says that all cores have it; the library cannot ask, and knows on macOS."""
+    if platform.machine() != "aarch64" or not _CPU_INFO.is_file():
+        return False
+    features = re.findall(r"^Features\s*:(.*)$", _CPU_INFO.read_text(), re.MULTILINE)
+    return bool(features) and all("asimddp" in line.split() for line in features)
+
+
 def _named(name: str) -> Backend:
     if name not in BACKENDS:
         raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}, got {name!r}")
@@ -138,7 +153,7 @@ def _best() -> Backend:
 def _mask() -> int:
     """Bit b is set if the compiled library can run back end b here; 0 without a library."""
     try:
-        return int(host_library().call("bsk_backends"))
+        return int(host_library().call("bsk_backends")) | has_dot_product() << _DOTPROD
     except BackendUnavailable as error:
         _LOG.warning("no compiled kernels, numpy computes instead: %s", error)
         return 0

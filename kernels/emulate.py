@@ -113,6 +113,8 @@ class EmulatedLibrary:
     ----------
     path
         Built by :func:`kernels.build.build_library` for aarch64.
+    dot_product
+        Whether the core has the dot product of Armv8.2; without, it is a fault.
 
     Raises
     ------
@@ -122,11 +124,14 @@ class EmulatedLibrary:
         If the library is not for aarch64.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, dot_product: bool = False) -> None:
         _require_extra()
         _require_aarch64(path)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "kernels.emulate", "serve", str(path)],
+            [
+                *(sys.executable, "-m", "kernels.emulate", "serve", str(path)),
+                *(["dot_product"] if dot_product else []),
+            ],
             env={**os.environ, "PYTHONPATH": _python_path()},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -275,6 +280,7 @@ def _main(folder: Path) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == "serve":
-        serve(Path(sys.argv[2]), sys.stdin.buffer, sys.stdout.buffer)
+        has_dot_product = "dot_product" in sys.argv[3:]
+        serve(Path(sys.argv[2]), sys.stdin.buffer, sys.stdout.buffer, dot_product=has_dot_product)
     else:
         _main(Path(sys.argv[2]))

@@ -27,14 +27,18 @@ class EmulatedCore:
     ----------
     library
         ELF shared library for aarch64 that uses no libc.
+    dot_product
+        Whether the core has what Armv8.2 added to the base NEON of Armv8.0.
     """
 
-    def __init__(self, library: Path) -> None:
+    def __init__(self, library: Path, *, dot_product: bool = False) -> None:
         # Imported by name: both belong to the extra, and unicorn's annotations are incomplete.
         unicorn: Any = importlib.import_module("unicorn")
         elf: Any = importlib.import_module("elftools.elf.elffile")
         self._registers: Any = importlib.import_module("unicorn.arm64_const")
         self._core = unicorn.Uc(unicorn.UC_ARCH_ARM64, unicorn.UC_MODE_ARM)
+        if dot_product:
+            self._core.ctl_set_cpu_model(self._registers.UC_CPU_ARM64_MAX)
         self._core.reg_write(self._registers.UC_ARM64_REG_CPACR_EL1, _FP_ENABLED)
         self._hook_kind = unicorn.UC_HOOK_BLOCK
         self._error: type[Exception] = unicorn.UcError
@@ -191,7 +195,9 @@ def write_message(stream: IO[bytes], header: object, data: list[bytes]) -> None:
     stream.flush()
 
 
-def serve(library: Path, requests: IO[bytes], answers: IO[bytes]) -> None:
+def serve(
+    library: Path, requests: IO[bytes], answers: IO[bytes], *, dot_product: bool = False
+) -> None:
     """Answer calls until ``requests`` ends.
 
     The header of a request has ``function``, ``counts`` (bool), ``sizes`` and ``writes`` of the
@@ -199,7 +205,7 @@ def serve(library: Path, requests: IO[bytes], answers: IO[bytes]) -> None:
     ``error``, or ``result`` (signed) and ``instructions`` (0 if not counted) and carries the
     arrays that may have been written.
     """
-    core = EmulatedCore(library)
+    core = EmulatedCore(library, dot_product=dot_product)
     mark = core.mark
     while (request := read_message(requests)) is not None:
         header, data = request

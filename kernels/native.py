@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.backends import Backend, forced_backend
+from kernels.backends import BACKENDS, Backend, forced_backend, has_dot_product
 from kernels.errors import BackendUnavailable, ModelFormatError
 from kernels.model import JSON, DType, Tensor
 from kernels.model_format import read_model
@@ -159,6 +159,8 @@ class Runtime:
             from kernels.build import build_library
 
             library = build_library("host")
+        if backend is None and has_dot_product():
+            backend = BACKENDS["dotprod"]
         opened = Library(library).open(data, backend)
         source = self.input
         self._run = lambda images: opened.run(_encode(source, images))

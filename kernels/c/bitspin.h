@@ -69,8 +69,11 @@ enum bs_error {
 BS_API int bs_open(bs_model *model, const void *file, uint64_t file_bytes);
 
 /* bs_open chooses the fastest back end that this processor has; this forces another one, before
- * the model is shared. Codes: 0 portable, 1 AVX2, 2 AVX-512, 3 NEON, 4 NEON with dot product (which
- * bs_open never chooses, since without libc only the caller can know that it is there). */
+ * the model is shared. Codes: 0 portable, 1 AVX2, 2 AVX-512, 3 NEON, 4 NEON with the dot product
+ * of Armv8.2, which is for layers with int8 weights. bs_open chooses that on macOS only: elsewhere
+ * only the caller can know that it is there, and without it a run is a fault. Linux and Android:
+ * pass 4 if getauxval(AT_HWCAP) & HWCAP_ASIMDDP; iOS: if sysctlbyname gives 1 for
+ * "hw.optional.arm.FEAT_DotProd". */
 BS_API int bs_set_backend(bs_model *model, uint32_t backend);
 
 /* Bytes of working memory that one call of bs_run needs. */

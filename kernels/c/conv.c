@@ -105,7 +105,7 @@ void bs_conv_finish(const bs_conv *conv, int32_t *acc, int64_t stride, int64_t f
 {
     int32_t window = conv->pool[0] * conv->pool[1];
     int64_t step = window * stride;
-    for (int32_t i = 0; i < n_pixels; i++) {
+    for (int32_t i = 0; i < n_pixels && (window > 1 || conv->bias); i++) {
         int32_t *sums = acc + i * step;
         for (int32_t j = 1; j < window; j++) merge(sums, sums + j * stride, n, LARGEST);
         if (conv->bias) merge(sums, conv->bias + channel, n, ADD);

@@ -16,7 +16,7 @@ typedef struct {
     int32_t pixel_words, tap_words, patch_words;
     int32_t n_spans, n_words; /* of a row of the tile */
     int in_place;             /* patches are read where they lie */
-    int has_runs;             /* and those of neighbours are one pixel apart */
+    int has_runs;             /* neighbours inside the image are laid out together */
     int32_t n_rows, block;    /* of the strip, and of all its tiles but the last */
     const uint32_t **rows;    /* per tile: [n_spans][rows of the tile] */
     uint32_t *blank;          /* a span outside the image */
@@ -92,6 +92,24 @@ static void copy_patch(const strip *s, uint32_t *to, int32_t top, int32_t left)
     for (; last >= 0; last--, to += n, from += row_words) copy_words(to, from, n);
 }
 
+/* The patches of n positions side by side and inside the image, `step` words apart, whose rows of
+ * the kernel are of 4 words or more. */
+static void copy_run(const strip *s, uint32_t *to, const uint32_t *from, int32_t step, int32_t n)
+{
+    int32_t n_words = s->conv->kernel[1] * s->tap_words, n_more = s->conv->kernel[0] - 1;
+    int64_t row_words = (int64_t)s->conv->size[1] * s->pixel_words;
+    for (; n > 0; n--, to += s->patch_words, from += step) {
+        const uint32_t *pixel = from;
+        uint32_t *row = to;
+        for (int32_t i = n_more; i > 0; i--, row += n_words, pixel += row_words)
+            for (int32_t j = 0; j < n_words; j += 4) /* too far, as in copy_patch */
+                *(words4 *)(row + j) = *(const words4 *)(pixel + j);
+        for (int32_t j = 0; j < n_words - 4; j += 4)
+            *(words4 *)(row + j) = *(const words4 *)(pixel + j);
+        *(words4 *)(row + n_words - 4) = *(const words4 *)(pixel + n_words - 4);
+    }
+}
+
 /* Where the tile finds span number `span` of the patch at (top, left). */
 static const uint32_t *span_of(const strip *s, int32_t row, int32_t span, int32_t top,
                                int32_t left)
@@ -128,9 +146,10 @@ BS_APART void lay_out_row(const strip *s, int32_t row, const bs_position *at,
         rows[span * step] = span_of(s, row, span, top, left);
 }
 
-/* Positions from `at` on, at most n, that lie side by side and inside the image: their number. */
-static int32_t lay_out_run(const strip *s, const bs_position *at, const uint32_t **rows,
-                           int32_t step, int32_t n)
+/* Positions from `at` on, at most n, that lie side by side and inside the image: their number.
+ * The first one is row number `row` of the strip. */
+static int32_t lay_out_run(const strip *s, int32_t row, const bs_position *at,
+                           const uint32_t **rows, int32_t step, int32_t n)
 {
     const bs_conv *conv = s->conv;
     const bs_cuts *rows_cut = &s->outside.cuts[0], *columns_cut = &s->outside.cuts[1];
@@ -142,6 +161,12 @@ static int32_t lay_out_run(const strip *s, const bs_position *at, const uint32_t
     const uint32_t *first = (const uint32_t *)conv->data + pixel * s->pixel_words;
     int64_t row_words = (int64_t)conv->size[1] * s->pixel_words;
     int32_t pixel_words = conv->stride[1] * s->pixel_words;
+    if (!s->in_place) {
+        uint32_t *to = s->patches + (int64_t)row * s->patch_words;
+        copy_run(s, to, first, pixel_words, n);
+        for (int32_t i = 0; i < n; i++, to += s->patch_words) rows[i] = to;
+        return n;
+    }
     for (int32_t span = 0; span < s->n_spans; span++, rows += step, first += row_words) {
         const uint32_t *from = first;
         for (int32_t i = 0; i < n; i++, from += pixel_words) rows[i] = from;
@@ -166,7 +191,7 @@ static void lay_out(strip *s, bs_position at, int32_t n)
     for (int32_t begin = 0; begin < n; begin += s->block) {
         int32_t size = n - begin < s->block ? n - begin : s->block;
         for (int32_t i = 0; i < size;) {
-            int32_t run = lay_out_run(s, &at, rows + i, size, size - i);
+            int32_t run = lay_out_run(s, begin + i, &at, rows + i, size, size - i);
             if (run > 0) {
                 bs_skip_pixels(s->conv, &at, run);
             } else {
@@ -284,7 +309,8 @@ BS_RARE void set_up(strip *s, const bs_conv *conv)
     s->blank = (uint32_t *)(s->rows + n_rows * taps);
     s->patches = s->blank + s->patch_words;
     for (int axis = 0; axis < 2; axis++) s->outside.cuts[axis] = bs_count_cuts(conv, axis);
-    s->has_runs = s->in_place && conv->groups == 1 && conv->pool[0] == 1 && conv->pool[1] == 1;
+    s->has_runs = conv->groups == 1 && conv->pool[0] == 1 && conv->pool[1] == 1 &&
+                  (s->in_place || conv->kernel[1] * s->tap_words >= 4);
     s->outside.sums = 0;
     if (bs_has_zeros(conv)) {
         s->outside.sums = (int32_t *)(s->patches + n_rows * s->patch_words);

@@ -36,6 +36,17 @@ enum {
 #define BS_ARM 0
 #endif
 
+#if defined(__aarch64__) && defined(__GNUC__)
+#define BS_ARM_DOTPROD 1
+#if defined(__clang__)
+#define BS_TARGET_DOTPROD __attribute__((target("dotprod")))
+#else
+#define BS_TARGET_DOTPROD __attribute__((target("arch=armv8.2-a+dotprod")))
+#endif
+#else
+#define BS_ARM_DOTPROD 0
+#endif
+
 #if defined(__GNUC__)
 #define BS_INLINE static inline __attribute__((always_inline))
 #else
@@ -52,8 +63,9 @@ static inline uint32_t bs_saved_state(void)
 }
 #endif
 
-/* Bit b is set if back end b can run on this processor. The dot product of aarch64 is not among
- * them: without libc only the caller knows (getauxval), and it may pass the code at its own risk. */
+/* Bit b is set if back end b can run on this processor. The dot product of aarch64 is among them
+ * on macOS only, where every processor has it (of iOS, those before the A13 have not): without libc
+ * only the caller knows, and it may pass the code at its own risk (bs_set_backend). */
 static inline uint32_t bs_backends(void)
 {
     uint32_t mask = 1u << BS_PORTABLE;
@@ -74,6 +86,9 @@ static inline uint32_t bs_backends(void)
         mask |= 1u << BS_AVX512;
 #elif BS_ARM
     mask |= 1u << BS_NEON;
+#if defined(__ENVIRONMENT_MAC_OS_X_VERSION_MIN_REQUIRED__) && BS_ARM_DOTPROD
+    mask |= 1u << BS_DOTPROD;
+#endif
 #endif
     return mask;
 }

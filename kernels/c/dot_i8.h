@@ -43,6 +43,15 @@ void bs_dot_pm1_avx2(const bs_dots *dots);
 void bs_dot_panels_avx2(const bs_dots *dots);
 void bs_dot_panels_avx512(const bs_dots *dots);
 #endif
+#if BS_ARM_DOTPROD /* dot_i8_dotprod.c: patches of int8 that may be read up to a multiple of 16 */
+/* Bytes of a panel: int32 [16], which the sums begin with, then int8 [k / 4][16][4]. */
+#define BS_DOTPROD_PANEL(k) (64 + ((int64_t)(k) + 3) / 4 * 64)
+/* Panels of canonical weights, aligned to 4 bytes; is_u8: for data from uint8, as x - 128. */
+void bs_make_panels_dotprod(const int8_t *weights, int32_t k, int32_t n_columns, int is_u8,
+                            int8_t *panels);
+void bs_dot_panels_dotprod(const bs_dots *dots); /* n_columns is rounded up to 16 */
+void bs_dot_i8_dotprod(const bs_dots *dots);     /* canonical weights, any int8 data */
+#endif
 #if BS_ARM /* dot_i8_neon.c */
 void bs_dot_i16_neon(const bs_dots *dots);
 void bs_dot_pm1_neon(const bs_dots *dots);

@@ -2,12 +2,13 @@
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from kernels import backends
-from kernels.backends import BACKENDS, available_backends, current_backend, use_backend
+from kernels import Model, Runtime, backends, write_model
+from kernels.backends import BACKENDS, Backend, available_backends, current_backend, use_backend
 from kernels.errors import BackendUnavailable
 from kernels.matmul import Panels, matmul, pack_rows
 
@@ -44,6 +45,53 @@ def test_the_choice_follows_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(backends, "_mask", lambda mask=mask: mask)
         backends._best.cache_clear()
         assert current_backend().name == name
+
+
+@pytest.mark.parametrize(
+    ("machine", "features", "expected"),
+    [
+        ("aarch64", ["fp asimd asimddp", "fp asimddp asimd"], True),
+        ("aarch64", ["fp asimd asimddp", "fp asimd"], False),  # not all cores
+        ("aarch64", ["fp asimd asimddpx"], False),
+        ("aarch64", [], False),
+        ("x86_64", ["asimddp"], False),
+    ],
+)
+def test_linux_says_whether_there_is_a_dot_product(
+    machine: str,
+    features: list[str],
+    expected: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    lines = [f"processor\t: {i}\nFeatures\t: {line}\n" for i, line in enumerate(features)]
+    (tmp_path / "cpuinfo").write_text("\n".join(lines))
+    monkeypatch.setattr(backends, "_CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    assert backends.has_dot_product() is expected
+
+
+def test_the_dot_product_is_preferred(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "_mask", lambda: NO_X86 | 1 << 4)
+    assert current_backend().name == "dotprod"
+
+
+def test_a_model_runs_with_the_dot_product(
+    tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Backend | None] = []
+
+    class Recorder:
+        def __init__(self, _path: Path) -> None: ...
+
+        def open(self, _data: bytes, backend: Backend | None) -> None:
+            asked.append(backend)
+
+    monkeypatch.setattr("kernels.native.Library", Recorder)
+    for is_there in (True, False):
+        monkeypatch.setattr("kernels.native.has_dot_product", lambda is_there=is_there: is_there)
+        Runtime(write_model(tiny_model), Path("library"))
+    assert asked == [BACKENDS["dotprod"], None]
 
 
 @pytest.mark.parametrize("name", [name for name in BACKENDS if name != "reference"])
@@ -85,7 +133,7 @@ def test_blocks_nest_and_end_also_after_an_error() -> None:
 
 
 def test_an_unknown_name_lists_the_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    message = "backend: expected one of avx512, avx2, neon, portable, reference, got 'sse'"
+    message = "backend: expected one of avx512, avx2, dotprod, neon, portable, reference, got 'sse'"
     with pytest.raises(ValueError, match=message), use_backend("sse"):
         pytest.fail("entered")
     monkeypatch.setenv("BITSPIN_BACKEND", "sse")

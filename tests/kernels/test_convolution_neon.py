@@ -20,13 +20,13 @@ from kernels.convolution import (
 )
 from kernels.convolution_call import BORDERS
 from kernels.emulate import EmulatedLibrary
-from kernels.host import Argument
+from kernels.host import Argument, KernelLibrary
 from kernels.packing import pack_bits
 from kernels.panels import Layout, to_panels
 
 pytestmark = pytest.mark.arm
 
-NEON = 3
+NEON, DOTPROD = 3, 4
 
 
 class Counter:
@@ -38,6 +38,21 @@ class Counter:
     def call(self, name: str, *arguments: Argument) -> int:
         result, self.instructions = self._library.count(name, *arguments)
         return result
+
+
+class WithDotProduct(Counter):
+    """A library that runs as the back end that only its caller can choose."""
+
+    def call(self, name: str, *arguments: Argument) -> int:
+        result = super().call(name, *arguments)
+        return result | 1 << DOTPROD if name == "bsk_backends" else result
+
+
+@pytest.fixture(scope="module")
+def dot_product() -> Iterator[WithDotProduct]:
+    path = build_library("aarch64-linux", part="kernels")
+    with EmulatedLibrary(path, dot_product=True) as emulated:
+        yield WithDotProduct(emulated)
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +69,17 @@ def signs(bits: NDArray[np.bool_]) -> NDArray[np.int64]:
 @pytest.mark.parametrize("kernel", [(3, 3), (1, 1), (5, 5), (2, 3)])
 def test_bits_are_exact(library: EmulatedLibrary, kernel: tuple[int, int], border: Border) -> None:
     rng, padding = np.random.default_rng(1), (kernel[0] // 2, kernel[1] // 2)
-    layouts = (Layout.VECTORS, Layout.ROWS)
+    ways = (
+        ((1, 1), (1, 1), Layout.VECTORS),
+        ((1, 2), (1, 1), Layout.VECTORS),
+        ((2, 1), (2, 2), Layout.ROWS),
+    )
     for n_in, n_out, groups in ((128, 40, 1), (33, 70, 1), (96, 39, 3), (40, 24, 4), (70, 70, 70)):
         bits, weights = (
             rng.random((1, 5, 6, n_in)) < 0.5,
             rng.random((n_out, *kernel, n_in // groups)) < 0.5,
         )
-        for stride, pool, layout in zip(((1, 1), (2, 1)), ((1, 1), (2, 2)), layouts, strict=True):
+        for stride, pool, layout in ways:
             outside = BORDERS[border]
             sums = reference.convolve(signs(bits), signs(weights), stride, padding, outside, groups)
             sums = reference.max_pool(sums, pool)
@@ -76,29 +95,54 @@ def test_bits_are_exact(library: EmulatedLibrary, kernel: tuple[int, int], borde
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint32])
-def test_int8_weights_are_exact(library: EmulatedLibrary, dtype: type) -> None:
+@pytest.mark.parametrize("backend", ["library", "dot_product"])
+def test_int8_weights_are_exact(backend: str, dtype: type, request: pytest.FixtureRequest) -> None:
+    library: KernelLibrary = request.getfixturevalue(backend)
     rng, limits = np.random.default_rng(2), np.iinfo(dtype)
-    cases = product(((1, 1), (3, 3)), ((1, 1), (5, 6)), ((3, 33, 1), (70, 10, 1), (6, 4, 2)))
+    layers = ((3, 33, 1), (70, 10, 1), (6, 4, 2), (1, 17, 1), (16, 65, 1))
+    cases = product(((1, 1), (3, 3)), ((1, 1), (5, 6)), layers)
     for kernel, size, (n_in, n_out, groups) in cases:
         size = (max(size[0], kernel[0]), max(size[1], kernel[1]))
         weights = rng.integers(-128, 128, (n_out, *kernel, n_in // groups), np.int8)
-        images = numbers = rng.integers(limits.min, limits.max, (1, *size, n_in), dtype)
+        images = numbers = rng.integers(limits.min, limits.max, (1, *size, n_in), dtype, True)
         if dtype is np.uint32:
             bits = rng.random((1, *size, n_in)) < 0.5
             images, numbers = pack_bits(bits), signs(bits)
-        sums = reference.convolve(numbers, weights, groups=groups)
-        assert np.array_equal(convolve_int8(images, weights, groups=groups, library=library), sums)
+        for padding in (0, kernel[0] // 2):
+            border = -1 if dtype is np.uint32 else 0
+            ours = convolve_int8(images, weights, 1, padding, groups=groups, library=library)
+            sums = reference.convolve(numbers, weights, (1, 1), (padding,) * 2, border, groups)
+            assert np.array_equal(ours, sums)
 
 
-def test_the_largest_sums_do_not_overflow(library: EmulatedLibrary) -> None:
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+def test_the_largest_int8_sums_are_exact(dot_product: WithDotProduct, dtype: type) -> None:
+    """uint8 data are taken as x - 128, and 128 * (sum of the weights) comes on top."""
+    for number, weight in product((np.iinfo(dtype).min, np.iinfo(dtype).max), (-128, 127)):
+        weights = np.full((17, 1, 1, 4099), weight, np.int8)
+        sums = convolve_int8(np.full((1, 3, 3, 4099), number, dtype), weights, library=dot_product)
+        assert np.array_equal(sums, np.full((1, 3, 3, 17), 4099 * int(number) * weight))
+
+
+@pytest.mark.parametrize("backend", ["library", "dot_product"])
+def test_the_largest_sums_do_not_overflow(backend: str, request: pytest.FixtureRequest) -> None:
     """A lane of 16 bits takes 2032 products of -1 and -128."""
+    library: KernelLibrary = request.getfixturevalue(backend)
     weights, bits = np.full((5, 1, 1, 4100), -128, np.int8), np.zeros((1, 2, 3, 4100), np.bool_)
     sums = convolve_int8(pack_bits(bits), weights, library=library)
     assert np.array_equal(sums, np.full((1, 2, 3, 5), 128 * 4100))
 
 
+def test_the_base_path_never_takes_the_dot_product(library: EmulatedLibrary) -> None:
+    forced = WithDotProduct(library)
+    image, weights = np.zeros((1, 5, 5, 1), np.uint8), np.zeros((8, 3, 3, 1), np.int8)
+    with pytest.raises(RuntimeError, match="exception"):  # here it is no instruction
+        convolve_int8(image, weights, library=forced)
+    convolve_int8(image, weights, library=library)
+
+
 @pytest.mark.parametrize("border", BORDERS)
-@pytest.mark.parametrize(("size", "channels"), [(14, 256), (28, 128)])
+@pytest.mark.parametrize(("size", "channels"), [(14, 256), (28, 128), (56, 64)])
 def test_a_whole_layer_costs_little_more_than_its_product(
     library: EmulatedLibrary, size: int, channels: int, border: Border
 ) -> None:
@@ -127,9 +171,14 @@ def test_a_whole_layer_costs_little_more_than_its_product(
     assert whole_layer < 1.25 * product_alone
 
 
-def test_a_first_layer_on_pixels_costs_little(library: EmulatedLibrary) -> None:
+@pytest.mark.parametrize(("backend", "most"), [("library", 250_000), ("dot_product", 190_000)])
+def test_a_first_layer_on_pixels_costs_little(
+    backend: str, most: int, request: pytest.FixtureRequest
+) -> None:
     """784 positions, 9 products for each of 32 channels; 1.5 million with one patch at a time."""
-    rng, counter = np.random.default_rng(4), Counter(library)
+    library: KernelLibrary = request.getfixturevalue(backend)
+    rng = np.random.default_rng(4)
+    counter = library if isinstance(library, WithDotProduct) else Counter(library)
     image, weights = (
         rng.integers(0, 256, (1, 28, 28, 1), np.uint8),
         rng.integers(-128, 128, (32, 3, 3, 1), np.int8),
@@ -137,4 +186,4 @@ def test_a_first_layer_on_pixels_costs_little(library: EmulatedLibrary) -> None:
     level, flip = np.zeros(32, np.int32), np.zeros(32, np.bool_)
     ours = convolve_int8_bits(image, weights, level, flip, 1, 1, library=counter)
     assert np.array_equal(ours, pack_bits(reference.convolve(image, weights, padding=(1, 1)) >= 0))
-    assert counter.instructions < 300_000
+    assert counter.instructions < most

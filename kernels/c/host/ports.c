@@ -137,7 +137,7 @@ int64_t bsk_port_xor_popcnt_add(int64_t backend, int64_t n)
     if (backend == BS_AVX512) return xor_popcnt_add_avx512(n);
     if (backend == BS_AVX2) return xor_popcnt_add_avx2(n);
 #elif defined(__aarch64__)
-    if (backend == BS_NEON) return xor_popcnt_add_neon(n);
+    if (backend == BS_NEON || backend == BS_DOTPROD) return xor_popcnt_add_neon(n);
 #endif
     (void)backend;
     (void)n;
