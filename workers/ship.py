@@ -8,8 +8,9 @@ import numpy as np
 
 import bnn
 from kernels.build import build_library
+from kernels.bundle import layout_of
 from kernels.emulate import emulate
-from kernels.model_format import read_model
+from kernels.model_format import read_model, write_model
 from kernels.native import Runtime
 from workers.context import Outcome, RunContext, upstream
 from workers.evaluate_bnn import trained_network
@@ -82,7 +83,9 @@ def verify_on_arm(context: RunContext) -> Outcome:
     """Compare every integer that the emulated ARM binary returns on the first test images."""
     n_images = min(context.config.verify.n_arm_images, len(context.data.test_labels))
     expected = upstream(context, "evaluate_bnn").tensors["integer_logits"].numpy()[:n_images]
-    model = (context.run_dir / MODEL_FILE).read_bytes()
+    # In the order in which bitspin export writes it for this target.
+    canonical = read_model((context.run_dir / MODEL_FILE).read_bytes())
+    model = write_model(canonical, layout=layout_of(ARM_TARGET))
     emulation = emulate(_library(context, ARM_TARGET), model, context.data.test_images[:n_images])
     return Outcome(
         {
