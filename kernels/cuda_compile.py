@@ -1,0 +1,150 @@
+"""Compiles the CUDA sources to machine code on any machine, and reads what came out.
+
+No GPU and no driver are needed: NVRTC makes the code, ``nvdisasm`` and ``cuobjdump`` show it. So
+that a kernel compiles for an architecture, uses the instructions it was written for, keeps within
+its registers and spills nothing is known before it ever runs.
+"""
+
+import ctypes
+import re
+import shutil
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+from kernels.cuda_source import cuda_source
+from kernels.errors import BackendUnavailable
+
+ARCHITECTURES: Final = ("sm_80", "sm_90a", "sm_100")
+"""Ampere, Hopper with its own instructions, Blackwell: what every kernel is compiled for."""
+
+OPTIONS: Final = ("-std=c++17", "-default-device")
+"""Of NVRTC and of CuPy."""
+
+_INSTALL: Final = "pip install 'bitspin[test]'"
+_FUNCTION = re.compile(r"^\s*\.text\.(\w+):", re.MULTILINE)
+_INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)")
+_USAGE = re.compile(r"Function (\w+):\s*REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
+
+
+@dataclass(frozen=True)
+class MachineCode:
+    """What one kernel became."""
+
+    n_registers: int
+    """Of one thread."""
+    stack_bytes: int
+    """Local memory of one thread: spills, and arrays that are indexed at run time."""
+    instructions: Mapping[str, int]
+    """Instruction with its modifiers, as in ``BMMA.168256.AND.POPC``, and how often it stands."""
+
+    def count(self, prefix: str) -> int:
+        """How many instructions begin with ``prefix``."""
+        return sum(n for name, n in self.instructions.items() if name.startswith(prefix))
+
+
+def compile_cubin(name: str, architecture: str) -> bytes:
+    """Compile ``cuda/NAME.cu`` for one architecture, for instance ``"sm_90a"``.
+
+    Raises
+    ------
+    BackendUnavailable
+        If NVRTC is missing.
+    RuntimeError
+        If it does not compile; the message is the compiler's log.
+    """
+    nvrtc = _nvrtc()
+    program = ctypes.c_void_p()
+    text = cuda_source(name).text.encode()
+    _check(nvrtc, nvrtc.nvrtcCreateProgram(
+        ctypes.byref(program), text, f"{name}.cu".encode(), 0, None, None
+    ))
+    try:
+        options = [option.encode() for option in (f"--gpu-architecture={architecture}", *OPTIONS)]
+        status = nvrtc.nvrtcCompileProgram(
+            program, len(options), (ctypes.c_char_p * len(options))(*options)
+        )
+        if status:
+            log = _read(nvrtc, program, "nvrtcGetProgramLogSize", "nvrtcGetProgramLog")
+            raise RuntimeError(f"{name}.cu, {architecture}: {log.rstrip(bytes(1)).decode()}")
+        return _read(nvrtc, program, "nvrtcGetCUBINSize", "nvrtcGetCUBIN")
+    finally:
+        nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+
+
+def machine_code(name: str, architecture: str) -> dict[str, MachineCode]:
+    """Compile ``cuda/NAME.cu`` and disassemble it: kernel -> what it became.
+
+    Raises
+    ------
+    BackendUnavailable, RuntimeError
+        As :func:`compile_cubin`; also if the disassemblers are missing.
+    """
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compile_cubin(name, architecture))
+        file.flush()
+        listing = _run("nvidia-cuda-nvdisasm", "nvdisasm", "-c", file.name)
+        usage = _run("nvidia-cuda-cuobjdump", "cuobjdump", "--dump-resource-usage", file.name)
+    found = {kernel: (int(registers), int(stack) + int(local))
+             for kernel, registers, stack, _, local in _USAGE.findall(usage)}
+    _, *parts = _FUNCTION.split(listing)
+    bodies = dict(zip(parts[::2], parts[1::2], strict=True))
+    return {
+        kernel: MachineCode(*found[kernel], Counter(_INSTRUCTION.findall(bodies[kernel])))
+        for kernel in cuda_source(name).kernels
+        if kernel in found
+    }
+
+
+def _run(package: str, program: str, *arguments: str) -> str:
+    command = [str(_program(package, program)), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@cache
+def _program(package: str, program: str) -> Path:
+    path = _packaged(package, program) or shutil.which(program)
+    if path is None:
+        raise BackendUnavailable(f"{program} is missing; {_INSTALL}")
+    return Path(path)
+
+
+@cache
+def _nvrtc() -> Any:
+    candidates = (_packaged("nvidia-cuda-nvrtc", "libnvrtc.so.13"), "libnvrtc.so.13",
+                  "libnvrtc.so.12")
+    for candidate in filter(None, candidates):
+        try:
+            return ctypes.CDLL(str(candidate))
+        except OSError:
+            continue
+    raise BackendUnavailable(f"NVRTC is missing; {_INSTALL}")
+
+
+def _packaged(package: str, file: str) -> Path | None:
+    """A file that a Python package has brought along."""
+    try:
+        files = metadata.files(package) or []
+    except metadata.PackageNotFoundError:
+        return None
+    return next((Path(str(path.locate())) for path in files if path.name == file), None)
+
+
+def _read(nvrtc: Any, program: ctypes.c_void_p, size_name: str, name: str) -> bytes:
+    size = ctypes.c_size_t()
+    _check(nvrtc, getattr(nvrtc, size_name)(program, ctypes.byref(size)))
+    buffer = ctypes.create_string_buffer(size.value)
+    _check(nvrtc, getattr(nvrtc, name)(program, buffer))
+    return buffer.raw
+
+
+def _check(nvrtc: Any, status: int) -> None:
+    if status:
+        nvrtc.nvrtcGetErrorString.restype = ctypes.c_char_p
+        raise RuntimeError(f"NVRTC: {nvrtc.nvrtcGetErrorString(status).decode()}")

@@ -1,0 +1,78 @@
+/* Runs the threads of a CUDA block one at a time on the CPU, each on a stack of its own, and lets
+ * them wait for each other. Everything that a kernel must not do is an error with a message:
+ * a barrier that not all threads reach, a warp function called by part of a warp. */
+#ifndef BITSPIN_SHIM_THREADS_H
+#define BITSPIN_SHIM_THREADS_H
+
+#include <cstddef>
+#include <cstdint>
+
+namespace shim {
+
+enum { LANES = 32, MAX_THREADS = 1024, MAX_OPERAND = 64, MAX_COPIES = 512 };
+
+enum Order : int32_t { FORWARD = 0, REVERSE = 1, RANDOM = 2 };
+
+/* What the host asks for: kernels/cuda_shim.py has the same fields. */
+struct Launch {
+    int32_t grid[3];
+    int32_t n_threads;
+    int64_t shared_bytes;
+    int32_t order;
+    uint32_t seed; /* of a random order */
+};
+
+struct Index {
+    uint32_t x, y, z;
+};
+
+/* One asynchronous copy that has been issued and not waited for. */
+struct Copy {
+    void *to;
+    unsigned char data[16];
+    uint32_t size, group;
+};
+
+enum State : int32_t { READY, AT_BLOCK_BARRIER, AT_WARP_BARRIER, DONE };
+
+struct Thread {
+    Index index;
+    State state;
+    void *stack_pointer;
+    void *sanitizer_stack;
+    uint32_t n_exchanges;
+    uint32_t copy_group, n_copies;
+    Copy copies[MAX_COPIES];
+};
+
+extern Thread *current;
+extern Index block_index, block_size, grid_size;
+extern unsigned char *shared;
+extern uint32_t block_epoch; /* block barriers passed so far */
+
+/* Runs body(context) once per thread of every block; returns a message, or NULL. */
+const char *run(const Launch &launch, void (*body)(void *), void *context);
+
+[[noreturn]] void fail(const char *message);
+
+void block_barrier();
+void warp_barrier();
+
+/* All lanes give `size` bytes and get those of all lanes, lane by lane. */
+void exchange(const void *mine, size_t size, void *all);
+
+void copy_async(void *to, const void *from, uint32_t size, bool is_valid);
+void copy_async_commit();
+void copy_async_wait(uint32_t n_under_way);
+
+uint32_t atomic_add(uint32_t *address, uint32_t value);
+uint64_t atomic_add(uint64_t *address, uint64_t value);
+float atomic_add(float *address, float value);
+uint32_t atomic_or(uint32_t *address, uint32_t value);
+
+/* What instructions read or write in shared memory without the compiler seeing it. */
+void note_read(const void *address, size_t size);
+void note_write(const void *address, size_t size);
+
+} // namespace shim
+#endif
