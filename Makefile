@@ -1,5 +1,7 @@
 # make run    the main job: data to verified ARM binary, with a report
 # make test   the whole test suite
+# make test-gpu   the tests of the CUDA kernels on this machine's GPU; needs only torch, numpy, CuPy
+#             and pytest, of .venv or else of PYTHON; UNDER="compute-sanitizer --tool racecheck"
 # make lint   format, lint, types, import contracts
 # PIP_ARGS reaches pip, e.g. make run PIP_ARGS="--find-links wheels/" (a CPU build of torch,
 # a local wheel folder); ARGS reaches bitspin and pytest, e.g. make run ARGS="--data photos/".
@@ -11,7 +13,10 @@ ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(PIP_ARGS) -c constraints.txt
 
-.PHONY: run test lint format clean
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+UNDER ?=
+
+.PHONY: run test test-gpu lint format clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.run-ready
@@ -19,6 +24,11 @@ run: $(VENV)/.run-ready
 
 test: $(VENV)/.test-ready
 	$(BIN)/python -m pytest $(ARGS)
+
+test-gpu:
+	@$(GPU_PYTHON) -c 'import sys; from kernels.cuda_launch import missing; \
+	  lack = missing(); lack and sys.exit("make test-gpu: " + lack)'
+	$(UNDER) $(GPU_PYTHON) -m pytest -c tests/kernels/cuda/pytest.ini tests/kernels/cuda $(ARGS)
 
 lint: $(VENV)/.test-ready
 	$(BIN)/ruff format --check .

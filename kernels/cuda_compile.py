@@ -6,6 +6,8 @@ its registers and spills nothing is known before it ever runs.
 """
 
 import ctypes
+import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -18,6 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
+from kernels.build import cache_folder
 from kernels.cuda_source import cuda_source
 from kernels.errors import BackendUnavailable
 
@@ -62,9 +65,10 @@ def compile_cubin(name: str, architecture: str) -> bytes:
     nvrtc = _nvrtc()
     program = ctypes.c_void_p()
     text = cuda_source(name).text.encode()
-    _check(nvrtc, nvrtc.nvrtcCreateProgram(
-        ctypes.byref(program), text, f"{name}.cu".encode(), 0, None, None
-    ))
+    _check(
+        nvrtc,
+        nvrtc.nvrtcCreateProgram(ctypes.byref(program), text, f"{name}.cu".encode(), 0, None, None),
+    )
     try:
         options = [option.encode() for option in (f"--gpu-architecture={architecture}", *OPTIONS)]
         status = nvrtc.nvrtcCompileProgram(
@@ -76,6 +80,39 @@ def compile_cubin(name: str, architecture: str) -> bytes:
         return _read(nvrtc, program, "nvrtcGetCUBINSize", "nvrtcGetCUBIN")
     finally:
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+
+
+def cubin_path(name: str, architecture: str) -> Path:
+    """Machine code of ``cuda/NAME.cu`` in a file of the cache; compiled if it is not there.
+
+    Raises
+    ------
+    BackendUnavailable, RuntimeError
+        As :func:`compile_cubin`.
+    """
+    key = repr((cuda_source(name).text, architecture, OPTIONS, nvrtc_version()))
+    digest = hashlib.sha256(key.encode()).hexdigest()[:32]
+    path = cache_folder().parent / "cuda" / f"{name}-{architecture}-{digest}.cubin"
+    if not path.exists():
+        code = compile_cubin(name, architecture)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            file.write(code)
+        os.replace(file.name, path)
+    return path
+
+
+def nvrtc_version() -> tuple[int, int]:
+    """Major and minor number of the compiler.
+
+    Raises
+    ------
+    BackendUnavailable
+        If it is missing.
+    """
+    nvrtc, major, minor = _nvrtc(), ctypes.c_int(), ctypes.c_int()
+    _check(nvrtc, nvrtc.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)))
+    return major.value, minor.value
 
 
 def machine_code(name: str, architecture: str) -> dict[str, MachineCode]:
@@ -91,8 +128,10 @@ def machine_code(name: str, architecture: str) -> dict[str, MachineCode]:
         file.flush()
         listing = _run("nvidia-cuda-nvdisasm", "nvdisasm", "-c", file.name)
         usage = _run("nvidia-cuda-cuobjdump", "cuobjdump", "--dump-resource-usage", file.name)
-    found = {kernel: (int(registers), int(stack) + int(local))
-             for kernel, registers, stack, _, local in _USAGE.findall(usage)}
+    found = {
+        kernel: (int(registers), int(stack) + int(local))
+        for kernel, registers, stack, _, local in _USAGE.findall(usage)
+    }
     _, *parts = _FUNCTION.split(listing)
     bodies = dict(zip(parts[::2], parts[1::2], strict=True))
     return {
@@ -117,8 +156,11 @@ def _program(package: str, program: str) -> Path:
 
 @cache
 def _nvrtc() -> Any:
-    candidates = (_packaged("nvidia-cuda-nvrtc", "libnvrtc.so.13"), "libnvrtc.so.13",
-                  "libnvrtc.so.12")
+    candidates = (
+        _packaged("nvidia-cuda-nvrtc", "libnvrtc.so.13"),
+        "libnvrtc.so.13",
+        "libnvrtc.so.12",
+    )
     for candidate in filter(None, candidates):
         try:
             return ctypes.CDLL(str(candidate))
