@@ -21,6 +21,8 @@ class Adam:
         Decay rates of the two moments.
     eps
         Added to the root of the second moment.
+    device
+        Of the moments; the CPU by default.
 
     References
     ----------
@@ -28,13 +30,18 @@ class Adam:
     """
 
     def __init__(
-        self, n_parameters: int, *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
+        self,
+        n_parameters: int,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        device: torch.device | None = None,
     ) -> None:
         self.betas = betas
         self.eps = eps
-        self.first_moment = torch.zeros(n_parameters)
+        self.first_moment = torch.zeros(n_parameters, device=device)
         """m, shape (P,), float32."""
-        self.second_moment = torch.zeros(n_parameters)
+        self.second_moment = torch.zeros(n_parameters, device=device)
         """v, shape (P,), float32."""
 
     def change(self, gradient: Tensor, step: int, learning_rate: float) -> Tensor:

@@ -136,7 +136,7 @@ class Trainer:
     Parameters
     ----------
     net
-        Trained in place.
+        Trained in place, on the device where its parameters are.
     config
         How.
     n_samples
@@ -185,7 +185,9 @@ class Trainer:
         self._gather = gather
         self._parameters = list(net.parameters())
         self._norms = [module for module in net.modules() if isinstance(module, BatchNorm)]
-        self._adam = Adam(sum(parameter.numel() for parameter in self._parameters))
+        self._device = self._parameters[0].device
+        n_parameters = sum(parameter.numel() for parameter in self._parameters)
+        self._adam = Adam(n_parameters, device=self._device)
         self._order: tuple[int, NDArray[np.int64]] | None = None
 
     def learning_rate(self, step: int) -> float:
@@ -236,10 +238,11 @@ class Trainer:
         return StepInfo(step=step, epoch=epoch, loss=loss, accuracy=accuracy, learning_rate=rate)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, int]]:
-        """Everything that the next step depends on, as copies: tensors by name, and counters."""
-        tensors = {f"net.{name}": value.clone() for name, value in self.net.state_dict().items()}
-        tensors["adam.first_moment"] = self._adam.first_moment.clone()
-        tensors["adam.second_moment"] = self._adam.second_moment.clone()
+        """Everything that the next step depends on, as copies on the CPU, by name; and counters."""
+        own = {f"net.{name}": value for name, value in self.net.state_dict().items()}
+        own["adam.first_moment"] = self._adam.first_moment
+        own["adam.second_moment"] = self._adam.second_moment
+        tensors = {name: value.to("cpu", copy=True) for name, value in own.items()}
         return tensors, {"step": self.step, **self._identity()}
 
     def load_state(self, tensors: dict[str, Tensor], counters: dict[str, int]) -> None:
@@ -279,8 +282,8 @@ class Trainer:
 
     def _shard_row(self, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> Tensor:
         """``[gradients | batch means and variances | loss | number correct]`` of one shard."""
-        targets = torch.from_numpy(labels.astype(np.int64))
-        logits = self.net(torch.from_numpy(images))
+        targets = torch.from_numpy(labels.astype(np.int64)).to(self._device)
+        logits = self.net(torch.from_numpy(images).to(self._device))
         loss = F.cross_entropy(logits, targets)
         gradients = torch.autograd.grad(loss, self._parameters)
         n_correct = (logits.detach().argmax(1) == targets).sum()

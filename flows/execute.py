@@ -11,6 +11,7 @@ from flows.exits import VerificationError, raise_on_mismatch
 from flows.plan import Plan, check_run_directory
 from flows.runs import find_run, read_result
 from flows.summary import summary_table
+from workers.device import check_device
 from workers.runtime import ClusterConfig, available_cores, check_reachable
 from workers.steps import STEPS
 from workers.storage import Json
@@ -33,6 +34,7 @@ def execute(plan: Plan, *, fresh: bool) -> None:
     else:
         check_run_directory(plan.run_dir)
         check_reachable(plan.config.cluster)
+        check_device(plan.config)
         for line in describe(plan)[:3]:
             errors.print(line, soft_wrap=True, highlight=False)
         try:
@@ -60,6 +62,7 @@ def print_plan(plan: Plan) -> None:
     console = Console()
     check_run_directory(plan.run_dir)
     check_reachable(plan.config.cluster)
+    check_device(plan.config)
     for line in describe(plan):
         console.print(line, soft_wrap=True, highlight=False)
 
@@ -73,6 +76,7 @@ def describe(plan: Plan) -> list[str]:
         f"data: {data.name}, {data.source}. {data.reason}",
         f"directory: {plan.run_dir} ({state})",
         f"cluster: {_describe_cluster(plan.config.cluster)}",
+        *(["device: one GPU for each training worker"] if plan.config.device == "cuda" else []),
         "steps:",
         *(f"  {step.title}" for step in STEPS.values()),
         "  write report",

@@ -32,6 +32,7 @@ from flows.plan import Plan, make_plan, owned  # noqa: E402
 from flows.publish import publish_result  # noqa: E402
 from workers.config import RunConfig  # noqa: E402
 from workers.context import RunContext, published  # noqa: E402
+from workers.device import check_gpus  # noqa: E402
 from workers.progress import ProgressReader  # noqa: E402
 from workers.runtime import check_storage, cluster, share, start_step, step_values, wait_for  # noqa: E402
 from workers.steps import STEPS  # noqa: E402
@@ -132,6 +133,7 @@ def pipeline(
         with cluster(config.cluster), session.display:
             try:
                 check_storage(plan.run_dir, config.cluster)
+                check_gpus(config)
                 with _interruptible(session):
                     result = _run_steps(Handle(session))
             except BaseException:
@@ -216,7 +218,7 @@ def run_step(handle: Handle, name: str, after: Sequence[object]) -> dict[str, Js
 
 
 def _start(session: Session, name: str) -> Any:
-    return start_step(name, session.context_ref, session.plan.config.cluster)
+    return start_step(name, session.context_ref, session.plan.config)
 
 
 def _watch(session: Session, name: str, reference: Any) -> dict[str, Json]:

@@ -72,7 +72,7 @@ def make_plan(config: RunConfig, forced_key: str | None = None) -> Plan:
     started = time.monotonic()
     data = load_data(config)
     seconds = round(time.monotonic() - started, 3)
-    arithmetic = machine_arithmetic(config.threads_per_worker)
+    arithmetic = machine_arithmetic(config.threads_per_worker, config.device)
     tree = canonical(config)
     # The digest stands for the data: the same bytes found elsewhere are the same run.
     decisive: dict[str, Json] = {**tree, "data": {"seed": config.data.seed}}

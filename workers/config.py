@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from bnn import TrainConfig
 from rbm import PCDConfig, QBMConfig, TBMConfig
+from workers.device import DEVICES
 from workers.runtime import ClusterConfig
 
 _PYDANTIC: dict[str, object] = {"extra": "forbid", "use_attribute_docstrings": True}
@@ -91,8 +92,12 @@ class RunConfig:
     """Where the work runs."""
     threads_per_worker: int = 1
     """Threads of each worker; float sums depend on it."""
+    device: str = "cpu"
+    """Where classifier, twin and RBM are trained: cpu, or cuda for one GPU per worker."""
 
     def __post_init__(self) -> None:
+        if self.device not in DEVICES:
+            raise ValueError(f"device: expected {' or '.join(DEVICES)}, got {self.device!r}")
         if self.threads_per_worker < 1:
             raise ValueError(
                 f"threads_per_worker: expected at least 1, got {self.threads_per_worker}"

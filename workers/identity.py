@@ -32,13 +32,19 @@ def code_digest() -> str:
     return digest.hexdigest()
 
 
-def machine_arithmetic(threads_per_worker: int) -> dict[str, Json]:
-    """What float results depend on beside configuration, data and code (conventions, section 4)."""
-    return {
+def machine_arithmetic(threads_per_worker: int, device: str = "cpu") -> dict[str, Json]:
+    """What float results depend on beside configuration, data and code (conventions, section 4).
+
+    The GPU is this machine's; a cluster whose driver has none is taken to have one kind.
+    """
+    record: dict[str, Json] = {
         "torch": torch.__version__,
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
         "threads_per_worker": threads_per_worker,
     }
+    if device == "cuda":
+        record["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "a GPU"
+    return record
 
 
 def run_key(config: Mapping[str, Json], data_digest: str, arithmetic: Mapping[str, Json]) -> str:

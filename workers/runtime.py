@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
+    from workers.config import RunConfig
     from workers.context import RunContext
     from workers.storage import Json
 
@@ -242,7 +243,7 @@ def share(context: "RunContext") -> Any:
     return ray.put(context)
 
 
-def start_step(name: str, context_ref: Any, config: ClusterConfig) -> Any:
+def start_step(name: str, context_ref: Any, config: "RunConfig") -> Any:
     """Start a step of :mod:`workers.steps` on the cluster; returns Ray's reference to its values.
 
     A step whose worker dies is started again by Ray, up to three times; it goes on from its newest
@@ -250,11 +251,13 @@ def start_step(name: str, context_ref: Any, config: ClusterConfig) -> Any:
     """
     import ray
 
+    from workers.device import gpus_of_step
     from workers.steps import STEPS, do_step
 
     # A group's launcher only waits; its workers hold the cores.
-    n_cpus = 0 if name == "train_bnn" and config.n_workers > 1 else 1
-    remote = ray.remote(num_cpus=n_cpus, max_retries=_MAX_RETRIES)(do_step)
+    n_cpus = 0 if name == "train_bnn" and config.cluster.n_workers > 1 else 1
+    n_gpus = gpus_of_step(name, config)
+    remote = ray.remote(num_cpus=n_cpus, num_gpus=n_gpus, max_retries=_MAX_RETRIES)(do_step)
     return remote.options(name=STEPS[name].title).remote(name, context_ref)
 
 

@@ -12,6 +12,7 @@ import bnn
 from bnn.training import Gather
 from workers.checkpoints import Checkpoint
 from workers.context import Outcome, RunContext
+from workers.device import training_device
 from workers.storage import Json
 from workers.training import checkpoint_store, learning_curve, train
 
@@ -75,9 +76,10 @@ def _train(
 ) -> None:
     """Train as worker ``rank`` of ``n_workers``; every worker holds the same network."""
     torch.set_num_threads(context.config.threads_per_worker)
+    device = training_device(context.config)
     images, labels = context.data.train_images, context.data.train_labels
     trainer = bnn.Trainer(
-        build_network(context, full_precision=full_precision),
+        build_network(context, full_precision=full_precision).to(device),
         context.config.bnn,
         len(labels),
         rank=rank,
@@ -118,6 +120,7 @@ def _train_in_group(context: RunContext, part: str, full_precision: bool, n_work
         torch_config=TorchConfig(backend="gloo"),
         scaling_config=ScalingConfig(
             num_workers=n_workers,
+            use_gpu=context.config.device == "cuda",
             resources_per_worker={"CPU": context.config.threads_per_worker},
         ),
         run_config=GroupConfig(
@@ -141,10 +144,11 @@ def _work_in_group(job: dict[str, Any]) -> None:
     def gather(local: Tensor) -> Tensor:
         rows = -(-n_shards // n_workers)  # workers with fewer shards send padding
         padded = torch.zeros(rows, local.shape[1])
-        padded[: len(local)] = local
+        padded[: len(local)] = local.cpu()
         parts = [torch.empty_like(padded) for _ in range(n_workers)]
         group.all_gather(parts, padded)
-        return torch.stack([parts[s % n_workers][s // n_workers] for s in range(n_shards)])
+        rows_in_order = [parts[s % n_workers][s // n_workers] for s in range(n_shards)]
+        return torch.stack(rows_in_order).to(local.device)
 
     def agree(own: Checkpoint | None) -> Checkpoint | None:
         found = [own]

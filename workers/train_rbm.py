@@ -8,6 +8,7 @@ import rbm
 from rbm.quantum.training import OnStep
 from workers.context import Outcome, RunContext
 from workers.datasets import ImageData, load
+from workers.device import training_device
 from workers.progress import ProgressLog
 from workers.storage import Json
 from workers.training import checkpoint_store, learning_curve, progress_path, train
@@ -45,8 +46,9 @@ def binary_rows(data: ImageData, part: str) -> Tensor:
 def train_rbm(context: RunContext) -> Outcome:
     """Train the RBM; its persistent chains are part of what is published."""
     config = context.config.rbm
-    visible = binary_rows(context.data, "train")
-    machine = rbm.RBM(visible.shape[1], config.n_hidden, seed=config.seed)
+    device = training_device(context.config)
+    visible = binary_rows(context.data, "train").to(device)
+    machine = rbm.RBM(visible.shape[1], config.n_hidden, seed=config.seed).to(device)
     trainer = rbm.Trainer(machine, config, len(visible))
 
     def take_step() -> dict[str, float]:

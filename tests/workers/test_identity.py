@@ -35,4 +35,6 @@ def test_the_code_digest_sees_c_sources_and_not_the_flows(tmp_path: Path) -> Non
 
 def test_arithmetic_names_what_floats_depend_on() -> None:
     assert machine_arithmetic(3)["threads_per_worker"] == 3
-    assert set(machine_arithmetic(1)) == {"torch", "instruction_set", "threads_per_worker"}
+    on_cpu = {"torch", "instruction_set", "threads_per_worker"}
+    assert set(machine_arithmetic(1)) == on_cpu
+    assert set(machine_arithmetic(1, "cuda")) == on_cpu | {"gpu"}
