@@ -28,7 +28,7 @@ test: $(VENV)/.test-ready
 test-gpu:
 	@$(GPU_PYTHON) -c 'import sys; from kernels.cuda_launch import missing; \
 	  lack = missing(); lack and sys.exit("make test-gpu: " + lack)'
-	$(UNDER) $(GPU_PYTHON) -m pytest -c tests/kernels/cuda/pytest.ini tests/kernels/cuda $(ARGS)
+	$(UNDER) $(GPU_PYTHON) -m pytest -c tests/kernels/cuda/gpu.ini tests/kernels/cuda $(ARGS)
 
 lint: $(VENV)/.test-ready
 	$(BIN)/ruff format --check .

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from kernels import pack_bits
+from kernels.cuda_compile import cubin_path
 from kernels.cuda_launch import CupyLauncher, architecture, launcher_for, missing
 from kernels.cuda_shim import ShimLauncher
 from kernels.cuda_source import cuda_source
@@ -129,3 +130,14 @@ def test_a_missing_cupy_is_named_with_what_installs_it(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "pip install 'bitspin[cuda13]'" in missing()
+
+
+def test_cupy_has_what_a_launch_uses():
+    cupy = pytest.importorskip("cupy", reason="no CuPy: pip install 'bitspin[cuda13]'")
+    assert callable(cupy.cuda.Stream.from_external)
+    assert callable(torch.cuda.Stream.__cuda_stream__)
+    assert hasattr(cupy.RawKernel, "max_dynamic_shared_size_bytes")
+    module = cupy.RawModule(path=str(cubin_path("pack", "sm_80")))
+    if not torch.cuda.is_available():
+        with pytest.raises(cupy.cuda.runtime.CUDARuntimeError, match="InsufficientDriver|NoDevice"):
+            module.get_function("pack_f32")
