@@ -1,6 +1,5 @@
 """``bitspin doctor``: what this machine can do, and the command that adds what is missing."""
 
-import importlib.util
 import json
 import platform
 import shutil
@@ -122,14 +121,52 @@ def _second_emulator() -> Finding:
 
 
 def _cuda() -> Finding:
+    """Driver, CuPy, architecture and the path that each size of product takes."""
     import torch
+
+    from kernels.cuda_launch import missing
 
     if not torch.cuda.is_available():
         return Finding("GPU", False, "none that torch can use", "")
     name = torch.cuda.get_device_name()
-    if importlib.util.find_spec("cupy") is None:
+    if missing():
         return Finding("GPU", False, f"{name}, but no CuPy", "pip install 'bitspin[cuda13]'")
-    return Finding("GPU", True, name)
+    import cupy
+
+    from kernels.cuda_launch import architecture
+    from kernels.cuda_matmul import default_path
+
+    both = [f"cupy-cuda{major}x" for major in (12, 13)]
+    if all(map(_version, both)):
+        remedy = f"pip uninstall {both[0]}, or {both[1]}: they overwrite each other"
+        return Finding("GPU", False, f"{name}, but two CuPys", remedy)
+    driver, minor = divmod(cupy.cuda.runtime.driverGetVersion(), 1000)
+    capability = torch.cuda.get_device_capability()
+    paths = ", ".join(f"{m} rows {default_path(capability, m, 4096)}" for m in (1, 4096))
+    detail = (
+        f"{name}, {architecture(capability)}, driver for CUDA {driver}.{minor // 10}, "
+        f"CuPy {cupy.__version__}; products: {paths}"
+    )
+    return Finding("GPU", True, detail)
+
+
+def _cuda_compiler() -> Finding:
+    """What compiles the CUDA kernels, with a GPU or without."""
+    from kernels.cuda_compile import nvrtc_version
+    from kernels.errors import BackendUnavailable
+
+    try:
+        version_number = ".".join(map(str, nvrtc_version()))
+    except BackendUnavailable as error:
+        return Finding("CUDA compiler", False, str(error), "pip install 'bitspin[cuda13]'")
+    return Finding("CUDA compiler", True, f"NVRTC {version_number}")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _data() -> Finding:
@@ -153,5 +190,6 @@ EXAMINATIONS: tuple[Callable[[], Finding], ...] = (
     _second_emulator,
     _cycle_model,
     _cuda,
+    _cuda_compiler,
     _data,
 )
