@@ -29,3 +29,18 @@ DEVICE bool is_on(u32 word, float field)
     const float level = __fadd_rn(exp_minus(y), 1.0f);
     return __fmul_rn((float)(word >> 8), level) < 16777216.0f && field >= LOWEST_FIELD;
 }
+
+/* The sigmoid by the sampler's exponential, within 2.5e-7. 1 / x by Newton's rule from a first guess
+ * that is within 13 %: after three steps 0.13^8 = 8e-8, without the conversions of a division. */
+DEVICE float sigmoid(float field)
+{
+    const float y = field < -87.0f ? -87.0f : field > 87.0f ? 87.0f : field;
+    const float level = __fadd_rn(exp_minus(y), 1.0f);
+    float inverse = __uint_as_float(0x7ef311c7u - __float_as_uint(level));
+#pragma unroll
+    for (int i = 0; i < 3; i++) {
+        const float rest = __fmaf_rn(-level, inverse, 1.0f);
+        inverse = __fmaf_rn(inverse, rest, inverse);
+    }
+    return field == field ? inverse : field;
+}

@@ -2,6 +2,7 @@
  * of the stream (seed, purpose, index, step) of a row. */
 #pragma once
 #include "device.cuh"
+#include "ptx.cuh"
 
 struct Stream {
     u32 key[2];
@@ -20,7 +21,8 @@ DEVICE void philox(const Stream &stream, u32 block, u32 row, u32 (&words)[4])
     u32 k0 = stream.key[0], k1 = stream.key[1];
 #pragma unroll
     for (int round = 0; round < 10; round++) {
-        const u64 product_0 = (u64)0xD2511F53u * c0, product_1 = (u64)0xCD9E8D57u * c2;
+        const u64 product_0 = multiply_wide(c0, 0xD2511F53u);
+        const u64 product_1 = multiply_wide(c2, 0xCD9E8D57u);
         c0 = (u32)(product_1 >> 32) ^ c1 ^ k0;
         c1 = (u32)product_1;
         c2 = (u32)(product_0 >> 32) ^ c3 ^ k1;

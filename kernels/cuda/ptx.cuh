@@ -11,6 +11,14 @@
 #include "instructions.h"
 #else
 
+/* All 64 bits of a product, in one instruction: of (u64)a * b the compiler makes another addition. */
+DEVICE u64 multiply_wide(u32 a, u32 b)
+{
+    u64 product;
+    asm("mul.wide.u32 %0, %1, %2;" : "=l"(product) : "r"(a), "r"(b));
+    return product;
+}
+
 DEVICE u32 shared_address(const void *pointer) { return (u32)__cvta_generic_to_shared(pointer); }
 
 /* c += popc(a & b): 16 rows, 8 columns, 256 bits. sm_80 to sm_90. */
@@ -38,6 +46,14 @@ DEVICE void mma_bf16(float (&c)[4], const u32 (&a)[4], const u32 (&b)[2])
                  "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
                  : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+/* Two floats rounded to nearest even, `low` in the lower half. */
+DEVICE u32 bf16_pair(float low, float high)
+{
+    u32 pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
 }
 
 /* Four 8 x 8 matrices of 16-bit elements: lane l gives the address of row l % 8 of matrix l / 8
@@ -74,6 +90,22 @@ DEVICE void copy_async_4(void *to, const void *from, bool valid)
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(to)),
                  "l"(from), "r"(valid ? 4 : 0)
                  : "memory");
+}
+
+/* Copy 4, 8 or 16 bytes that are read again soon, by way of the L1 cache. */
+template <int BYTES> DEVICE void copy_async_cached(void *to, const void *from, bool valid)
+{
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared_address(to)),
+                 "l"(from), "n"(BYTES), "r"(valid ? BYTES : 0)
+                 : "memory");
+}
+
+/* 2^x within a relative 2^-22; below 2^-126 it is 0. */
+DEVICE float exp2_approximate(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
 }
 
 /* Close a group of copies, empty or not. */

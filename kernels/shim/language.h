@@ -8,6 +8,9 @@
 
 #include "threads.h"
 
+/* For what stands for instructions and is no kernel: shim/races.cpp does not watch it. */
+#define UNWATCHED __attribute__((no_sanitize_thread))
+
 #define __device__
 #define __global__
 #define __forceinline__ inline
@@ -61,10 +64,9 @@ DEVICE void __syncwarp(u32 lanes = ALL_LANES)
 
 template <typename T> DEVICE T __shfl_sync(u32 lanes, T value, int from)
 {
-    T all[WARP];
     require_all_lanes(lanes);
-    shim::exchange(&value, sizeof value, all);
-    return all[from & (WARP - 1)];
+    std::memcpy(&value, shim::exchange(&value, sizeof value)[from & (WARP - 1)], sizeof value);
+    return value;
 }
 
 template <typename T> DEVICE T __shfl_xor_sync(u32 lanes, T value, int mask)
@@ -87,11 +89,10 @@ template <typename T> DEVICE T __shfl_up_sync(u32 lanes, T value, u32 delta)
 DEVICE u32 __ballot_sync(u32 lanes, int predicate)
 {
     const u8 mine = predicate != 0;
-    u8 all[WARP];
     require_all_lanes(lanes);
-    shim::exchange(&mine, sizeof mine, all);
+    const shim::Operand *all = shim::exchange(&mine, sizeof mine);
     u32 bits = 0;
-    for (int lane = 0; lane < WARP; lane++) bits |= (u32)all[lane] << lane;
+    for (int lane = 0; lane < WARP; lane++) bits |= (u32)*all[lane] << lane;
     return bits;
 }
 

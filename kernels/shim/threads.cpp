@@ -1,5 +1,6 @@
 #include "threads.h"
 
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <sys/mman.h>
@@ -11,6 +12,7 @@
 #if defined(__SANITIZE_ADDRESS__)
 extern "C" void __sanitizer_start_switch_fiber(void **saved, const void *bottom, size_t size);
 extern "C" void __sanitizer_finish_switch_fiber(void *saved, const void **bottom, size_t *size);
+extern "C" void __asan_unpoison_memory_region(const void *memory, size_t size);
 #endif
 
 namespace shim {
@@ -19,10 +21,11 @@ Thread *current;
 Index block_index, block_size, grid_size;
 unsigned char *shared;
 uint32_t block_epoch;
+uint32_t warp_epochs[MAX_THREADS / LANES];
 
 namespace {
 
-const size_t STACK_SIZE = 256 << 10, PAGE = 4096;
+const size_t PAGE = 4096;
 const unsigned char UNWRITTEN = 0xA5; /* what shared memory holds when a block begins */
 const unsigned char UNDER_WAY = 0x5C; /* what it holds while a copy to it is under way */
 
@@ -30,10 +33,19 @@ Thread threads[MAX_THREADS];
 unsigned char *stacks;
 void *scheduler_pointer;
 const char *failure;
+char message[256];
+int32_t order;
+size_t shared_size;
 void (*thread_body)(void *);
 void *thread_context;
 uint32_t random_state;
-unsigned char operands[MAX_THREADS / LANES][2][LANES][MAX_OPERAND];
+alignas(64) Operand operands[MAX_THREADS / LANES][2][LANES];
+
+/* The warp that runs: the order of its lanes, and how far it is in it. */
+int first_thread;
+int32_t lanes[LANES];
+int position;
+
 #if defined(__SANITIZE_ADDRESS__)
 const void *scheduler_bottom;
 size_t scheduler_size;
@@ -42,6 +54,16 @@ size_t scheduler_size;
 unsigned char *stack_of(int thread) { return stacks + thread * (STACK_SIZE + PAGE) + PAGE; }
 
 void thread_main();
+
+/* AddressSanitizer has marked the frames that a thread did not leave when it ended. */
+void clear_marks(void *memory, size_t size)
+{
+#if defined(__SANITIZE_ADDRESS__)
+    __asan_unpoison_memory_region(memory, size);
+#else
+    (void)memory, (void)size;
+#endif
+}
 
 #if defined(__x86_64__)
 
@@ -54,7 +76,7 @@ asm(".text\n"
     "    mov %rsp, (%rdi)\n"
     "    mov %rsi, %rsp\n"
     "    pop %r15\n    pop %r14\n    pop %r13\n    pop %r12\n    pop %rbx\n    pop %rbp\n"
-    "    ret\n"
+    "    pop %rcx\n    jmp *%rcx\n" /* a ret would be predicted to return to the other stack */
     ".size shim_switch, .-shim_switch\n");
 
 void prepare_stack(int thread)
@@ -90,42 +112,76 @@ void switch_stacks(void **save, void *load)
 
 #endif
 
-void leave_to_scheduler()
+/* Announces the next stack to AddressSanitizer; and the arrival on it. */
+#if defined(__SANITIZE_ADDRESS__)
+void announce_switch(void **saved, const void *bottom, size_t size)
 {
-    Thread *thread = current;
-#if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_start_switch_fiber(thread->state == DONE ? nullptr : &thread->sanitizer_stack,
-                                   scheduler_bottom, scheduler_size);
+    __sanitizer_start_switch_fiber(saved, bottom, size);
+}
+void announce_arrival(void *saved) { __sanitizer_finish_switch_fiber(saved, nullptr, nullptr); }
+#else
+void announce_switch(void **, const void *, size_t) {}
+void announce_arrival(void *) {}
 #endif
-    switch_stacks(&thread->stack_pointer, scheduler_pointer);
-#if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_finish_switch_fiber(thread->sanitizer_stack, nullptr, nullptr);
-#endif
+
+/* The next lane of the running warp that can go on, or NULL. */
+Thread *next_lane()
+{
+    while (position < LANES) {
+        Thread *thread = &threads[first_thread + lanes[position++]];
+        if (thread->state == READY) return thread;
+    }
+    return nullptr;
 }
 
-void enter(int thread)
+/* Leaves the current thread for another one, or for the scheduler. */
+void leave(Thread *next)
 {
-    current = &threads[thread];
+    Thread *thread = current;
+    void **saved = thread->state == DONE ? nullptr : &thread->sanitizer_stack;
+    current = next;
+    if (next) {
+        announce_switch(saved, next->stack, STACK_SIZE);
+        switch_stacks(&thread->stack_pointer, next->stack_pointer);
+    } else {
 #if defined(__SANITIZE_ADDRESS__)
-    void *saved;
-    __sanitizer_start_switch_fiber(&saved, stack_of(thread), STACK_SIZE);
+        announce_switch(saved, scheduler_bottom, scheduler_size);
 #endif
-    switch_stacks(&scheduler_pointer, threads[thread].stack_pointer);
-#if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_finish_switch_fiber(saved, nullptr, nullptr);
-#endif
-    current = nullptr;
+        switch_stacks(&thread->stack_pointer, scheduler_pointer);
+    }
+    announce_arrival(thread->sanitizer_stack);
+}
+
+void wait(State state)
+{
+    current->state = state;
+    leave(next_lane());
+}
+
+/* From the scheduler to a thread; back when the warp's last lane has had its turn. */
+void enter(Thread *thread)
+{
+    void *saved = nullptr;
+    current = thread;
+    announce_switch(&saved, thread->stack, STACK_SIZE);
+    switch_stacks(&scheduler_pointer, thread->stack_pointer);
+    announce_arrival(saved);
 }
 
 void thread_main()
 {
 #if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_finish_switch_fiber(nullptr, &scheduler_bottom, &scheduler_size);
+    const void *bottom;
+    size_t size;
+    __sanitizer_finish_switch_fiber(nullptr, &bottom, &size);
+    if (!scheduler_size) { /* the first one is entered from the scheduler */
+        scheduler_bottom = bottom;
+        scheduler_size = size;
+    }
 #endif
     thread_body(thread_context);
     if (current->n_copies) fail("a thread ended with asynchronous copies under way");
-    current->state = DONE;
-    leave_to_scheduler();
+    wait(DONE);
     std::abort(); /* a thread that is done is never entered */
 }
 
@@ -149,10 +205,10 @@ void arrange(int32_t *order, int n, int32_t kind)
     }
 }
 
-int count(int first, int n, State state)
+int count(State state)
 {
     int result = 0;
-    for (int i = first; i < first + n; i++) result += threads[i].state == state;
+    for (int lane = 0; lane < LANES; lane++) result += threads[first_thread + lane].state == state;
     return result;
 }
 
@@ -162,40 +218,94 @@ void release(int first, int n, State state)
         if (threads[i].state == state) threads[i].state = READY;
 }
 
-/* Lets those go on whom all have joined whom they wait for; whether there was anyone. */
-bool release_barriers(int n)
+void fail_divergent()
 {
-    bool any = false;
-    for (int warp = 0; warp < n / LANES; warp++)
-        if (count(warp * LANES, LANES, AT_WARP_BARRIER) == LANES) {
-            release(warp * LANES, LANES, AT_WARP_BARRIER);
-            any = true;
-        }
-    const int waiting = count(0, n, AT_BLOCK_BARRIER);
-    if (waiting && waiting + count(0, n, DONE) == n) {
-        release(0, n, AT_BLOCK_BARRIER);
-        block_epoch++;
-        any = true;
-    }
-    return any;
+    static const char *const states[N_STATES] = {"can go on", "is at __syncthreads", "is at __syncwarp",
+                                                 "is at a warp function", "has ended"};
+    const Thread *first = &threads[first_thread], *other = first;
+    while (other->state == first->state) other++;
+    std::snprintf(message, sizeof message,
+                  "divergent barrier: thread %u %s, thread %u of the same warp %s", first->index.x,
+                  states[first->state], other->index.x, states[other->state]);
+    failure = message;
 }
 
-void run_block(int n, int32_t kind)
+/* Runs a warp until it waits for the block or has ended. */
+void run_warp(int warp)
 {
-    int32_t order[MAX_THREADS];
+    first_thread = warp * LANES;
+    while (!failure) {
+        arrange(lanes, LANES, order);
+        position = 0;
+        if (Thread *thread = next_lane()) enter(thread);
+        if (failure) return;
+        const State state = threads[first_thread].state;
+        const int n_alike = count(state);
+        if (n_alike == LANES && (state == AT_WARP_BARRIER || state == AT_EXCHANGE)) {
+            release(first_thread, LANES, state);
+            warp_epochs[warp] += state == AT_WARP_BARRIER;
+        } else if (count(AT_BLOCK_BARRIER) + count(DONE) == LANES) {
+            return;
+        } else {
+            fail_divergent();
+        }
+    }
+}
+
+/* Each warp runs as far as it can before the next one does: nothing but a barrier keeps warps
+ * together. Threads that have ended count as having come to a barrier, as on the hardware. */
+void run_block(int n)
+{
+    int32_t warps[MAX_THREADS / LANES];
     for (int i = 0; i < n; i++) {
-        threads[i].index = {(uint32_t)i, 0, 0};
-        threads[i].state = READY;
-        threads[i].n_exchanges = threads[i].copy_group = threads[i].n_copies = 0;
+        Thread *thread = &threads[i];
+        thread->index = {(uint32_t)i, 0, 0};
+        thread->state = READY;
+        thread->stack = stack_of(i);
+        thread->n_exchanges = thread->copy_group = thread->n_copies = 0;
+        clear_marks(thread->stack + STACK_SIZE - PAGE, PAGE);
         prepare_stack(i);
     }
-    while (!failure && count(0, n, DONE) < n) {
-        arrange(order, n, kind);
-        for (int i = 0; i < n && !failure; i++)
-            if (threads[order[i]].state == READY) enter(order[i]);
-        if (!failure && !release_barriers(n) && count(0, n, DONE) < n)
-            failure = "divergent barrier: threads wait for others that never come";
+    int n_waiting = n;
+    while (!failure && n_waiting) {
+        arrange(warps, n / LANES, order);
+        for (int i = 0; i < n / LANES && !failure; i++) run_warp(warps[i]);
+        n_waiting = 0;
+        for (int i = 0; i < n; i++) n_waiting += threads[i].state == AT_BLOCK_BARRIER;
+        release(0, n, AT_BLOCK_BARRIER);
+        block_epoch++;
     }
+}
+
+/* The shared memory is anew for each block and exactly as large as asked for, so that a sanitizer
+ * sees its end. */
+void run_block_with_memory(const Launch &launch, int block)
+{
+    const int32_t *grid = launch.grid;
+    void *memory = nullptr;
+    if (posix_memalign(&memory, 128, shared_size + !shared_size)) {
+        failure = "no memory for the shared memory of a block";
+        return;
+    }
+    std::memset(memory, UNWRITTEN, shared_size);
+    shared = (unsigned char *)memory;
+    block_index = {(uint32_t)(block % grid[0]), (uint32_t)(block / grid[0] % grid[1]),
+                   (uint32_t)(block / grid[0] / grid[1])};
+    note_block(block);
+    run_block(launch.n_threads);
+    std::free(memory);
+    shared = nullptr;
+}
+
+const char *make_stacks()
+{
+    const size_t size = MAX_THREADS * (STACK_SIZE + PAGE);
+    void *memory = mmap(nullptr, size, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) return "no memory for the stacks of the threads";
+    stacks = (unsigned char *)memory;
+    for (int i = 0; i < MAX_THREADS; i++) mprotect(stack_of(i) - PAGE, PAGE, PROT_NONE);
+    return nullptr;
 }
 
 } // namespace
@@ -204,68 +314,54 @@ const char *run(const Launch &launch, void (*body)(void *), void *context)
 {
     const int n = launch.n_threads;
     if (n < LANES || n > MAX_THREADS || n % LANES) return "threads of a block: 32 to 1024, by 32";
-    if (!stacks) {
-        const size_t size = MAX_THREADS * (STACK_SIZE + PAGE);
-        void *memory = mmap(nullptr, size, PROT_READ | PROT_WRITE,
-                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (memory == MAP_FAILED) return "no memory for the stacks of the threads";
-        stacks = (unsigned char *)memory;
-        for (int i = 0; i < MAX_THREADS; i++) mprotect(stack_of(i) - PAGE, PAGE, PROT_NONE);
-    }
+    failure = stacks ? nullptr : make_stacks();
     thread_body = body;
     thread_context = context;
+    order = launch.order;
+    shared_size = (size_t)launch.shared_bytes;
+    block_epoch = 1;
     random_state = launch.seed * 2654435761u | 1u;
-    failure = nullptr;
     block_size = {(uint32_t)n, 1, 1};
     grid_size = {(uint32_t)launch.grid[0], (uint32_t)launch.grid[1], (uint32_t)launch.grid[2]};
+#if defined(__SANITIZE_ADDRESS__)
+    scheduler_size = 0; /* who launches may be another thread of the process than before */
+#endif
+    note_launch(launch);
     const int n_blocks = launch.grid[0] * launch.grid[1] * launch.grid[2];
     int32_t *blocks = (int32_t *)std::malloc(sizeof *blocks * (size_t)n_blocks);
-    arrange(blocks, n_blocks, launch.order);
-    for (int i = 0; i < n_blocks && !failure; i++) {
-        const int block = blocks[i];
-        block_index = {(uint32_t)(block % launch.grid[0]),
-                       (uint32_t)(block / launch.grid[0] % launch.grid[1]),
-                       (uint32_t)(block / launch.grid[0] / launch.grid[1])};
-        /* Anew for each block and exactly as large as asked for, so that a sanitizer sees its end. */
-        void *memory = nullptr;
-        if (posix_memalign(&memory, 128, (size_t)launch.shared_bytes + !launch.shared_bytes))
-            failure = "no memory for the shared memory of a block";
-        shared = (unsigned char *)memory;
-        if (!failure) std::memset(shared, UNWRITTEN, (size_t)launch.shared_bytes);
-        run_block(n, launch.order);
-        std::free(memory);
-    }
+    arrange(blocks, n_blocks, order);
+    for (int i = 0; i < n_blocks && !failure; i++) run_block_with_memory(launch, blocks[i]);
     std::free(blocks);
-    shared = nullptr;
+    if (failure) clear_marks(stacks, MAX_THREADS * (STACK_SIZE + PAGE));
     return failure;
 }
 
-void fail(const char *message)
+void fail(const char *text)
 {
-    if (!failure) failure = message;
-    for (;;) leave_to_scheduler(); /* never entered again: the launch is over */
+    if (!failure) {
+        std::snprintf(message, sizeof message, "%s", text);
+        failure = message;
+    }
+    for (;;) leave(nullptr); /* never entered again: the launch is over */
 }
 
-void block_barrier()
-{
-    current->state = AT_BLOCK_BARRIER;
-    leave_to_scheduler();
-}
+void block_barrier() { wait(AT_BLOCK_BARRIER); }
+void warp_barrier() { wait(AT_WARP_BARRIER); }
 
-void warp_barrier()
+/* Two places by turns: who writes the next operand may be ahead of who still reads this one. */
+const Operand *exchange(const void *mine, size_t size)
 {
-    current->state = AT_WARP_BARRIER;
-    leave_to_scheduler();
+    if (size > MAX_OPERAND) fail("an operand of a warp function is larger than 64 bytes");
+    const uint32_t warp = current->index.x / LANES, lane = current->index.x % LANES;
+    Operand *slots = operands[warp][current->n_exchanges++ % 2];
+    std::memcpy(slots[lane], mine, size);
+    wait(AT_EXCHANGE);
+    return slots;
 }
 
 void exchange(const void *mine, size_t size, void *all)
 {
-    if (size > MAX_OPERAND) fail("an operand of a warp function is larger than 64 bytes");
-    const uint32_t warp = current->index.x / LANES, lane = current->index.x % LANES;
-    unsigned char(*slots)[MAX_OPERAND] = operands[warp][current->n_exchanges++ % 2];
-    std::memcpy(slots[lane], mine, size);
-    current->state = AT_WARP_BARRIER;
-    leave_to_scheduler();
+    const Operand *slots = exchange(mine, size);
     for (int i = 0; i < LANES; i++) std::memcpy((unsigned char *)all + i * size, slots[i], size);
 }
 
@@ -273,11 +369,16 @@ void copy_async(void *to, const void *from, uint32_t size, bool is_valid)
 {
     if ((uintptr_t)to % size || (uintptr_t)from % size)
         fail("cp.async: an address is not aligned to the size of the copy");
+    if ((size_t)((unsigned char *)to - shared) > shared_size - size || shared_size < size)
+        fail("cp.async: the destination is not in the shared memory of the block");
     if (current->n_copies == MAX_COPIES) fail("cp.async: more than 512 copies of one thread");
     Copy *copy = &current->copies[current->n_copies++];
     *copy = {to, {}, size, current->copy_group};
-    if (is_valid) std::memcpy(copy->data, from, size);
-    note_write(to, size);
+    if (is_valid) {
+        note_read(from, size);
+        std::memcpy(copy->data, from, size);
+    }
+    note_copy(to, size, true);
     std::memset(to, UNDER_WAY, size);
 }
 
@@ -289,7 +390,7 @@ void copy_async_wait(uint32_t n_under_way)
     for (uint32_t i = 0; i < current->n_copies; i++) {
         const Copy *copy = &current->copies[i];
         if (copy->group + n_under_way < current->copy_group) {
-            note_write(copy->to, copy->size);
+            note_copy(copy->to, copy->size, false);
             std::memcpy(copy->to, copy->data, copy->size);
         } else {
             current->copies[kept++] = *copy;
@@ -300,6 +401,7 @@ void copy_async_wait(uint32_t n_under_way)
 
 template <typename T> static T add(T *address, T value)
 {
+    note_atomic(address, sizeof *address);
     const T old = *address;
     *address = old + value;
     return old;
@@ -310,12 +412,10 @@ uint64_t atomic_add(uint64_t *address, uint64_t value) { return add(address, val
 float atomic_add(float *address, float value) { return add(address, value); }
 uint32_t atomic_or(uint32_t *address, uint32_t value)
 {
+    note_atomic(address, sizeof *address);
     const uint32_t old = *address;
     *address = old | value;
     return old;
 }
-
-void note_read(const void *address, size_t size) { (void)address, (void)size; }
-void note_write(const void *address, size_t size) { (void)address, (void)size; }
 
 } // namespace shim
