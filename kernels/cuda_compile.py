@@ -7,6 +7,7 @@ its registers and spills nothing is known before it ever runs.
 
 import ctypes
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from kernels.build import cache_folder
-from kernels.cuda_source import cuda_source
+from kernels.cuda_source import CudaSource, cuda_source
 from kernels.errors import BackendUnavailable
 
 ARCHITECTURES: Final = ("sm_80", "sm_90a", "sm_100")
@@ -32,7 +33,10 @@ OPTIONS: Final = ("-std=c++17", "-default-device")
 
 _INSTALL: Final = "pip install 'bitspin[test]'"
 _FUNCTION = re.compile(r"^\s*\.text\.(\w+):", re.MULTILINE)
-_INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)")
+_INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Za-z0-9_.]*)")
+_LOCAL_CALL = re.compile(r"\bCALL\.[A-Z.]+ `\(\.L_")
+"""How ptxas leaves some loops on Ampere: a jump to a label of the same kernel, and no call."""
+
 _USAGE = re.compile(r"Function (\w+):\s*REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
 
 
@@ -45,30 +49,31 @@ class MachineCode:
     stack_bytes: int
     """Local memory of one thread: spills, and arrays that are indexed at run time."""
     instructions: Mapping[str, int]
-    """Instruction with its modifiers, as in ``BMMA.168256.AND.POPC``, and how often it stands."""
+    """Instruction with its modifiers, as in ``BMMA.168256.AND.POPC``, and how often it stands.
+
+    ``CALL`` is the call of a function, as that of a division of 64 bits."""
 
     def count(self, prefix: str) -> int:
         """How many instructions begin with ``prefix``."""
         return sum(n for name, n in self.instructions.items() if name.startswith(prefix))
 
 
-def compile_cubin(name: str, architecture: str) -> bytes:
-    """Compile ``cuda/NAME.cu`` for one architecture, for instance ``"sm_90a"``.
+def compile_cubin(source: CudaSource, architecture: str) -> bytes:
+    """Compile a source for one architecture, for instance ``"sm_90a"``.
 
     Raises
     ------
     BackendUnavailable
         If NVRTC is missing.
     RuntimeError
-        If it does not compile; the message is the compiler's log.
+        If it does not compile; the message is the compiler's first error.
     """
     nvrtc = _nvrtc()
     program = ctypes.c_void_p()
-    text = cuda_source(name).text.encode()
-    _check(
-        nvrtc,
-        nvrtc.nvrtcCreateProgram(ctypes.byref(program), text, f"{name}.cu".encode(), 0, None, None),
-    )
+    name = f"{source.name}.cu"
+    create = nvrtc.nvrtcCreateProgram
+    text = source.text.encode()
+    _check(nvrtc, create(ctypes.byref(program), text, name.encode(), 0, None, None))
     try:
         options = [option.encode() for option in (f"--gpu-architecture={architecture}", *OPTIONS)]
         status = nvrtc.nvrtcCompileProgram(
@@ -76,7 +81,9 @@ def compile_cubin(name: str, architecture: str) -> bytes:
         )
         if status:
             log = _read(nvrtc, program, "nvrtcGetProgramLogSize", "nvrtcGetProgramLog")
-            raise RuntimeError(f"{name}.cu, {architecture}: {log.rstrip(bytes(1)).decode()}")
+            lines = log.rstrip(bytes(1)).decode().splitlines() or [f"NVRTC's status is {status}"]
+            error = next((line for line in lines if "error" in line), lines[0])
+            raise RuntimeError(f"{name} does not compile for {architecture}: {error.strip()}")
         return _read(nvrtc, program, "nvrtcGetCUBINSize", "nvrtcGetCUBIN")
     finally:
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
@@ -90,15 +97,12 @@ def cubin_path(name: str, architecture: str) -> Path:
     BackendUnavailable, RuntimeError
         As :func:`compile_cubin`.
     """
-    key = repr((cuda_source(name).text, architecture, OPTIONS, nvrtc_version()))
+    source = cuda_source(name)
+    key = repr((source.text, architecture, OPTIONS, nvrtc_version()))
     digest = hashlib.sha256(key.encode()).hexdigest()[:32]
     path = cache_folder().parent / "cuda" / f"{name}-{architecture}-{digest}.cubin"
     if not path.exists():
-        code = compile_cubin(name, architecture)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(code)
-        os.replace(file.name, path)
+        _write(path, compile_cubin(source, architecture))
     return path
 
 
@@ -115,30 +119,52 @@ def nvrtc_version() -> tuple[int, int]:
     return major.value, minor.value
 
 
-def machine_code(name: str, architecture: str) -> dict[str, MachineCode]:
-    """Compile ``cuda/NAME.cu`` and disassemble it: kernel -> what it became.
+@cache
+def machine_code(name: str, architecture: str) -> Mapping[str, MachineCode]:
+    """Compile ``cuda/NAME.cu`` and disassemble it, or take what came out from the cache.
+
+    Returns
+    -------
+    mapping
+        Kernel -> what it became, in the order of the source; without the kernels that the source
+        leaves out for this architecture.
 
     Raises
     ------
     BackendUnavailable, RuntimeError
         As :func:`compile_cubin`; also if the disassemblers are missing.
     """
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(compile_cubin(name, architecture))
-        file.flush()
-        listing = _run("nvidia-cuda-nvdisasm", "nvdisasm", "-c", file.name)
-        usage = _run("nvidia-cuda-cuobjdump", "cuobjdump", "--dump-resource-usage", file.name)
-    found = {
-        kernel: (int(registers), int(stack) + int(local))
-        for kernel, registers, stack, _, local in _USAGE.findall(usage)
-    }
-    _, *parts = _FUNCTION.split(listing)
+    cubin = cubin_path(name, architecture)
+    reader = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
+    path = cubin.with_suffix(f".{reader}.json")
+    if not path.exists():
+        _write(path, json.dumps(_disassemble(cubin)).encode())
+    found = {kernel: MachineCode(*code) for kernel, code in json.loads(path.read_bytes()).items()}
+    return {kernel: found[kernel] for kernel in cuda_source(name).kernels if kernel in found}
+
+
+def _disassemble(cubin: Path) -> dict[str, tuple[int, int, dict[str, int]]]:
+    """Kernel -> the fields of its MachineCode."""
+    listing = _run("nvidia-cuda-nvdisasm", "nvdisasm", "-c", str(cubin))
+    usage = _run("nvidia-cuda-cuobjdump", "cuobjdump", "--dump-resource-usage", str(cubin))
+    _, *parts = _FUNCTION.split(_LOCAL_CALL.sub("BRA `(.L_", listing))
     bodies = dict(zip(parts[::2], parts[1::2], strict=True))
     return {
-        kernel: MachineCode(*found[kernel], Counter(_INSTRUCTION.findall(bodies[kernel])))
-        for kernel in cuda_source(name).kernels
-        if kernel in found
+        kernel: (
+            int(registers),
+            int(stack) + int(local),
+            Counter(_INSTRUCTION.findall(bodies[kernel])),
+        )
+        for kernel, registers, stack, _, local in _USAGE.findall(usage)
     }
+
+
+def _write(path: Path, data: bytes) -> None:
+    """All of it or nothing, whoever else writes it at the same time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        file.write(data)
+    os.replace(file.name, path)
 
 
 def _run(package: str, program: str, *arguments: str) -> str:

@@ -1,4 +1,4 @@
-"""Runs the CUDA kernels on the CPU, thread by thread: the proof of kernels on machines without a GPU.
+"""Runs the CUDA kernels on the CPU, thread by thread: their proof on machines without a GPU.
 
 The text of ``kernels/cuda`` is compiled as C++17 with the words of ``kernels/shim``. Every thread
 of a block has a stack of its own; barriers and warp functions let threads wait for each other, and
@@ -9,13 +9,14 @@ on the order shows. It says nothing about speed, and nothing about what only har
 import ctypes
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
 import threading
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import torch
 
@@ -30,21 +31,41 @@ Order = Literal["forward", "reverse", "random"]
 ORDERS: Final[dict[Order, int]] = {"forward": 0, "reverse": 1, "random": 2}
 """In which order threads and blocks run -> its code in ``shim/threads.h``."""
 
-Checker = Literal["none", "sanitizers"]
+Checker = Literal["none", "sanitizers", "races"]
+
+
+class _Watch(NamedTuple):
+    """How a checker is built."""
+
+    flags: tuple[str, ...] = ()
+    """Of everything."""
+    kernel_flags: tuple[str, ...] = ()
+    """Of the kernels alone."""
+    files: tuple[str, ...] = ("threads.cpp",)
+    """Of the shim."""
+
+
 _FLAGS: Final = (
-    *("-std=c++17", "-O1", "-g1", "-fPIC", "-shared", "-fno-exceptions", "-fno-rtti"),
+    *("-std=c++17", "-O2", "-g1", "-fPIC", "-fvisibility=hidden", "-fno-exceptions", "-fno-rtti"),
     *("-ffp-contract=off", "-fno-strict-aliasing", "-Wall", "-Wextra", "-Wno-unknown-pragmas"),
-    "-Wno-unused-function",
+    *("-Wno-unused-function", *(("-mpopcnt",) if platform.machine() == "x86_64" else ())),
 )
-CHECKERS: Final[dict[Checker, tuple[str, ...]]] = {
-    "none": (),
-    "sanitizers": (
-        "-fsanitize=address,undefined",
-        "-fno-sanitize-recover=all",
-        "-fno-omit-frame-pointer",
+CHECKERS: Final[dict[Checker, _Watch]] = {
+    "none": _Watch(),
+    "sanitizers": _Watch(
+        ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"),
+        ("-O1",),
+    ),
+    "races": _Watch(
+        ("-DBITSPIN_SHIM_RACES",), ("-fsanitize=thread", "-O1"), ("threads.cpp", "races.cpp")
     ),
 }
-"""What watches the kernels -> flags of the compiler. Sanitizers have to be in the process first."""
+"""What watches the kernels.
+
+``sanitizers``: AddressSanitizer and UndefinedBehaviorSanitizer, which end the process with a
+report and have to be in it from its beginning (:func:`sanitizer_environment`). ``races``:
+``shim/races.cpp``, whose findings are the errors of a launch.
+"""
 
 _CTYPES: Final = {
     **{"i8": ctypes.c_int8, "u8": ctypes.c_uint8, "u16": ctypes.c_uint16},
@@ -52,6 +73,16 @@ _CTYPES: Final = {
     **{"u64": ctypes.c_uint64, "float": ctypes.c_float},
 }
 _lock = threading.Lock()
+
+
+class _Array(ctypes.Structure):
+    """The fields of ``shim/threads.h``."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("begin", ctypes.c_void_p),
+        ("size", ctypes.c_int64),
+    )
 
 
 class _Launch(ctypes.Structure):
@@ -63,6 +94,8 @@ class _Launch(ctypes.Structure):
         ("shared_bytes", ctypes.c_int64),
         ("order", ctypes.c_int32),
         ("seed", ctypes.c_uint32),
+        ("arrays", ctypes.POINTER(_Array)),
+        ("n_arrays", ctypes.c_int32),
     )
 
 
@@ -83,7 +116,8 @@ class ShimLauncher:
     Raises
     ------
     BackendUnavailable
-        If there is no C++ compiler.
+        If the sanitizers are to watch and are not in the process; when launching, if there is no
+        C++ compiler.
     """
 
     def __init__(
@@ -99,18 +133,38 @@ class ShimLauncher:
         self._order = ORDERS[order]
         self._seed = seed
         self._checker: Checker = checker
+        if checker == "sanitizers" and not hasattr(ctypes.CDLL(None), "__asan_init"):
+            raise BackendUnavailable(
+                "CUDA shim: the sanitizers are not in this process; start it with the variables of "
+                "kernels.cuda_shim.sanitizer_environment()"
+            )
 
     def launch(
-        self, source: str, kernel: str, grid: Grid, *arguments: Argument, shared_bytes: int = 0
+        self,
+        source: str | CudaSource,
+        kernel: str,
+        grid: Grid,
+        *arguments: Argument,
+        shared_bytes: int = 0,
     ) -> None:
         """Run one kernel to its end; as :meth:`kernels.cuda_launch.Launcher.launch`.
+
+        Parameters
+        ----------
+        source
+            Name of a file, or a text that is in none.
+        kernel, grid, *arguments, shared_bytes
+            As there.
 
         Raises
         ------
         RuntimeError
             If the kernel does what no kernel may; the message says what.
+        ValueError
+            If there is no such kernel; also as :func:`kernels.cuda_launch.check_launch`.
         """
-        signature = cuda_source(source).kernels[kernel]
+        source = cuda_source(source) if isinstance(source, str) else source
+        signature = source.kernel(kernel)
         blocks = check_launch(signature, grid, arguments, self.device)
         library = _library(source, self._checker)
         values = [
@@ -118,15 +172,17 @@ class ShimLauncher:
             for parameter, argument in zip(signature.parameters, arguments, strict=True)
         ]
         pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(v) for v in values))
+        arrays = _arrays(signature, arguments)
         launch = _Launch(
-            blocks, signature.n_threads, shared_bytes, self._order, self._seed & 0xFFFFFFFF
+            *(blocks, signature.n_threads, shared_bytes, self._order, self._seed & 0xFFFFFFFF),
+            *((_Array * len(arrays))(*arrays), len(arrays)),
         )
         function = getattr(library, f"shim_launch_{kernel}")
         function.restype = ctypes.c_char_p
         with _lock:  # the shim has one block at a time, in globals
             message = function(ctypes.byref(launch), pointers)
         if message is not None:
-            raise RuntimeError(f"{source}.cu: {kernel}: {message.decode()}")
+            raise RuntimeError(f"{source.name}.cu: {kernel}: {message.decode()}")
 
 
 def compiler() -> str:
@@ -150,9 +206,48 @@ def _value(parameter: Parameter, argument: Argument) -> Any:
     return _CTYPES[parameter.type](argument)  # type: ignore[arg-type]
 
 
+def _arrays(signature: Signature, arguments: tuple[Argument, ...]) -> list[_Array]:
+    """The memory of the tensors; those that overlap, as one passed twice, are one."""
+    ranges = sorted(
+        (address(argument), address(argument) + argument.nbytes, parameter.name)
+        for parameter, argument in zip(signature.parameters, arguments, strict=True)
+        if isinstance(argument, torch.Tensor) and argument.nbytes
+    )
+    merged: list[tuple[int, int, str]] = []
+    for begin, end, name in ranges:
+        if merged and begin < merged[-1][1]:
+            first, last, names = merged.pop()
+            merged.append((first, max(end, last), f"{names}, {name}"))
+        else:
+            merged.append((begin, end, name))
+    return [_Array(name.encode(), begin, end - begin) for begin, end, name in merged]
+
+
+def sanitizer_environment() -> dict[str, str]:
+    """Variables for a Python process in which the sanitizers can watch the kernels.
+
+    Raises
+    ------
+    BackendUnavailable
+        If there is no compiler, or it has no AddressSanitizer.
+    """
+    command = [compiler(), "-print-file-name=libasan.so"]
+    path = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    if not os.path.isabs(path):
+        raise BackendUnavailable(
+            f"CUDA shim: {command[0]} has no libasan.so; install libasan of g++"
+        )
+    return {
+        "LD_PRELOAD": str(Path(path).resolve()),
+        "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+        "PYTHONMALLOC": "malloc",
+    }
+
+
 @cache
-def _library(source: str, checker: Checker) -> ctypes.CDLL:
-    return ctypes.CDLL(str(build_shim(cuda_source(source), checker)))
+def _library(source: CudaSource, checker: Checker) -> ctypes.CDLL:
+    return ctypes.CDLL(str(build_shim(source, checker)))
 
 
 def build_shim(source: CudaSource, checker: Checker = "none") -> Path:
@@ -163,30 +258,53 @@ def build_shim(source: CudaSource, checker: Checker = "none") -> Path:
     BackendUnavailable
         If there is no compiler, or it fails; the message has its first error.
     """
+    watch = CHECKERS[checker]
     text = source.text + "\n" + "\n".join(map(_entry, source.kernels.values()))
-    command = (compiler(), *_FLAGS, *CHECKERS[checker], "-DBITSPIN_SHIM", f"-I{SHIM}")
-    digest = hashlib.sha256(repr((command, _version(command[0]), text)).encode())
-    for path in sorted(SHIM.iterdir()):
-        if path.is_file():
-            digest.update(path.name.encode() + path.read_bytes())
-    library = cache_folder().parent / "shim" / f"{source.name}-{digest.hexdigest()[:32]}.so"
-    if library.exists():
-        return library
-    library.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        unit, built = Path(folder) / f"{source.name}.cpp", Path(folder) / library.name
-        unit.write_text(text)
-        result = subprocess.run(
-            [*command, str(unit), str(SHIM / "threads.cpp"), "-o", str(built)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if result.returncode:
-            error = next((line for line in result.stderr.splitlines() if "error" in line), "")
-            raise BackendUnavailable(f"CUDA shim: {source.name}.cu does not compile: {error}")
-        os.replace(built, library)
+    command = (compiler(), *_FLAGS, *watch.flags, *watch.kernel_flags, "-DBITSPIN_SHIM")
+    threads = [_built(SHIM / file, (compiler(), *_FLAGS, *watch.flags)) for file in watch.files]
+    key = repr((command, *(path.name for path in threads)))
+    library = _cached(f"{source.name}.so", text, key)
+    if not library.exists():
+        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+            unit = Path(folder) / f"{source.name}.cpp"
+            compiled, linked = unit.with_suffix(".o"), unit.with_suffix(".so")
+            unit.write_text(text)
+            _run(f"{source.name}.cu", *command, f"-I{SHIM}", "-c", unit, "-o", compiled)
+            objects = (*threads, compiled)
+            flags = (*_FLAGS, *watch.flags)
+            _run(f"{source.name}.cu", compiler(), *flags, "-shared", *objects, "-o", linked)
+            os.replace(linked, library)
     return library
+
+
+def _built(file: Path, command: tuple[str, ...]) -> Path:
+    """A file of the shim, compiled."""
+    path = _cached(f"{file.stem}.o", file.read_text(), repr(command))
+    if not path.exists():
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            built = Path(folder) / path.name
+            _run(file.name, *command, "-c", file, "-o", built)
+            os.replace(built, path)
+    return path
+
+
+def _cached(file: str, text: str, key: str) -> Path:
+    """Where in the cache the result is, by everything that it is made of."""
+    headers = (path.name + path.read_text() for path in sorted(SHIM.glob("*.h")))
+    parts = (text, key, _version(compiler()), *headers)
+    name, _, ending = file.partition(".")
+    digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+    path = cache_folder().parent / "shim" / f"{name}-{digest}.{ending}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _run(name: str, *command: str | Path) -> None:
+    environment = {**os.environ, "LC_ALL": "C"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if result.returncode:
+        error = next((line for line in result.stderr.splitlines() if "error" in line), "")
+        raise BackendUnavailable(f"CUDA shim: {name} does not compile: {error}")
 
 
 @cache
@@ -198,15 +316,13 @@ def _version(path: str) -> str:
 def _entry(signature: Signature) -> str:
     """A function that calls the kernel with arguments from an array of pointers."""
     arguments = ", ".join(
-        f"*({p.type} *)arguments[{i}]"
-        if not p.is_pointer
-        else f"*({p.type} **)arguments[{i}]"
+        f"*({p.type} *)arguments[{i}]" if not p.is_pointer else f"*({p.type} **)arguments[{i}]"
         for i, p in enumerate(signature.parameters)
     )
     return (
-        f'extern "C" const char *shim_launch_{signature.name}'
-        "(const shim::Launch *launch, void **arguments)\n{\n"
-        f"    auto body = [](void *all) {{\n        void **arguments = (void **)all;\n"
+        'extern "C" __attribute__((visibility("default"))) const char *'
+        f"shim_launch_{signature.name}(const shim::Launch *launch, void **arguments)\n{{\n"
+        f"    auto body = [](void *all) UNWATCHED {{\n        void **arguments = (void **)all;\n"
         f"        {signature.name}({arguments});\n    }};\n"
         "    return shim::run(*launch, body, arguments);\n}\n"
     )

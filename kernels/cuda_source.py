@@ -7,7 +7,7 @@ kernels are declared in one plain form lets launches be checked against the decl
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -26,6 +26,7 @@ INTEGER_RANGES: Final = {
 """Integer type of a parameter -> its least and greatest value."""
 
 _INCLUDE = re.compile(r'^#include "([\w.]+)"\n', re.MULTILINE)
+_DECLARED = re.compile(r"^\s*KERNEL\b", re.MULTILINE)
 _KERNEL = re.compile(r"^KERNEL\((\d+), (\d+)\)\s+(\w+)\(([^)]*)\)", re.MULTILINE)
 _PARAMETER = re.compile(r"(?:const )?(\w+) (\*?)(?:__restrict__ )?(\w+)")
 
@@ -47,6 +48,8 @@ class Signature:
     name: str
     n_threads: int
     """Threads of a block."""
+    n_blocks: int
+    """Blocks that should fit a multiprocessor at a time."""
     parameters: tuple[Parameter, ...]
 
 
@@ -56,7 +59,21 @@ class CudaSource:
 
     name: str
     text: str
-    kernels: Mapping[str, Signature]
+    kernels: Mapping[str, Signature] = field(hash=False)
+
+    def kernel(self, name: str) -> Signature:
+        """How a kernel is launched.
+
+        Raises
+        ------
+        ValueError
+            If there is none of this name.
+        """
+        if name not in self.kernels:
+            raise ValueError(
+                f"{self.name}.cu: expected one of {', '.join(self.kernels)}, got {name!r}"
+            )
+        return self.kernels[name]
 
 
 def source_names() -> tuple[str, ...]:
@@ -74,27 +91,50 @@ def cuda_source(name: str) -> CudaSource:
         If there is no such file, or a kernel is not declared as ``cuda/device.cuh`` says.
     """
     path = SOURCES / f"{name}.cu"
-    if not path.is_file():
+    if name not in source_names():
         raise ValueError(f"name: expected one of {', '.join(source_names())}, got {name!r}")
-    text = _expand(path, set())
-    kernels = {}
-    for threads, _, kernel, parameters in _KERNEL.findall(text):
-        kernels[kernel] = Signature(kernel, int(threads), _parameters(kernel, parameters))
-    if len(kernels) != text.count("\nKERNEL("):
-        raise ValueError(f"{path.name}: a kernel is not declared as KERNEL(256, 1) name(...)")
+    return source_of_text(name, path.read_text())
+
+
+def source_of_text(name: str, text: str) -> CudaSource:
+    """As :func:`cuda_source`, for a text that is not in a file.
+
+    Parameters
+    ----------
+    name
+        For messages.
+    text
+        May include the headers of ``kernels/cuda``.
+
+    Raises
+    ------
+    ValueError
+        If a kernel is not declared as ``cuda/device.cuh`` says, or declared twice.
+    """
+    text = _expand(text, set())
+    kernels: dict[str, Signature] = {}
+    for threads, blocks, kernel, parameters in _KERNEL.findall(text):
+        if kernel in kernels:
+            raise ValueError(f"{name}.cu: {kernel} is declared twice")
+        kernels[kernel] = Signature(
+            kernel, int(threads), int(blocks), _parameters(f"{name}.cu: {kernel}", parameters)
+        )
+    if len(kernels) != len(_DECLARED.findall(text)):
+        raise ValueError(f"{name}.cu: a kernel is not declared as KERNEL(256, 1) name(...)")
     return CudaSource(name, text, kernels)
 
 
-def _expand(path: Path, seen: set[str]) -> str:
-    seen.add(path.name)
-
+def _expand(text: str, seen: set[str]) -> str:
     def include(match: re.Match[str]) -> str:
         header = match.group(1)
         if not (SOURCES / header).is_file():
             return match.group(0)  # of the shim
-        return "" if header in seen else _expand(SOURCES / header, seen)
+        if header in seen:
+            return ""
+        seen.add(header)
+        return _expand((SOURCES / header).read_text(), seen)
 
-    return _INCLUDE.sub(include, path.read_text().replace("#pragma once\n", ""))
+    return _INCLUDE.sub(include, text.replace("#pragma once\n", ""))
 
 
 def _parameters(kernel: str, text: str) -> tuple[Parameter, ...]:
@@ -102,6 +142,9 @@ def _parameters(kernel: str, text: str) -> tuple[Parameter, ...]:
     for declaration in filter(None, (" ".join(part.split()) for part in text.split(","))):
         match = _PARAMETER.fullmatch(declaration)
         if match is None or match.group(1) not in (*INTEGER_RANGES, "float"):
-            raise ValueError(f"{kernel}: a parameter is of a type that no launch knows: {declaration}")
+            raise ValueError(
+                f"{kernel}: expected a parameter of {', '.join(INTEGER_RANGES)} or float, "
+                f"or a pointer to one, got {declaration!r}"
+            )
         result.append(Parameter(match.group(3), match.group(1), bool(match.group(2))))
     return tuple(result)

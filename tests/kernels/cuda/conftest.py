@@ -1,6 +1,7 @@
 """Where the CUDA kernels run in these tests: thread by thread on the CPU, and on a GPU if any.
 
-``BITSPIN_SHIM_CHECKER`` names what watches the kernels on the CPU; test_sanitizers.py sets it.
+``BITSPIN_SHIM_CHECKER`` names what watches the kernels on the CPU, ``BITSPIN_SHIM_CASES`` how many
+cases of each test are run then, spread evenly; test_sanitizers.py sets them.
 """
 
 import importlib.util
@@ -15,6 +16,23 @@ from kernels.cuda_launch import Launcher
 from kernels.cuda_shim import ORDERS, Checker, Order, ShimLauncher
 
 MakeLauncher = Callable[..., Launcher]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep ``BITSPIN_SHIM_CASES`` cases of each test, the first and the last among them."""
+    wanted = int(os.environ.get("BITSPIN_SHIM_CASES", "0"))
+    if not wanted:
+        return
+    tests: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if "forward" in item.name:
+            tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    kept = [
+        cases[round(i * (len(cases) - 1) / max(wanted - 1, 1))]
+        for cases in tests.values()
+        for i in range(wanted)
+    ]
+    items[:] = [item for item in items if item in set(kept)]
 
 
 def _gpu() -> Launcher:
