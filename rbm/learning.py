@@ -128,7 +128,7 @@ class Trainer:
     Parameters
     ----------
     machine
-        Changed in place: its parameter tensors are updated.
+        Changed in place: its parameter tensors are updated, on the device where they are.
     config
         How to train.
     n_samples
@@ -155,8 +155,8 @@ class Trainer:
         if config.method == "cd":
             n_chains = min(config.batch_size, n_samples)
         self._chains = GibbsState(
-            torch.zeros(n_chains, machine.n_visible, dtype=machine.dtype),
-            torch.zeros(n_chains, machine.n_hidden, dtype=machine.dtype),
+            machine.weights.new_zeros(n_chains, machine.n_visible),
+            machine.weights.new_zeros(n_chains, machine.n_hidden),
             torch.arange(n_chains),
             0,
         )
@@ -178,8 +178,8 @@ class Trainer:
         Parameters
         ----------
         visible
-            The whole training set, shape (n_samples, n_visible), values in {0, 1}, any dtype. The
-            rows of this update are chosen by (seed, epoch).
+            The whole training set, shape (n_samples, n_visible), values in {0, 1}, any dtype and
+            device. The rows of this update are chosen by (seed, epoch).
 
         Raises
         ------
@@ -249,9 +249,10 @@ class Trainer:
         self.machine.weights.copy_(tensors["weights"])
         self.machine.visible_bias.copy_(tensors["visible_bias"])
         self.machine.hidden_bias.copy_(tensors["hidden_bias"])
-        self._visible_offset = tensors["visible_offset"].clone()
-        self._hidden_offset = tensors["hidden_offset"].clone()
-        visible, hidden = tensors["chain_visible"].clone(), tensors["chain_hidden"].clone()
+        self._visible_offset, self._hidden_offset, visible, hidden = (
+            tensors[name].to(self.machine.weights.device, copy=True)
+            for name in ("visible_offset", "hidden_offset", "chain_visible", "chain_hidden")
+        )
         chains = torch.arange(visible.shape[0])
         self._chains = GibbsState(visible, hidden, chains, numbers["sweep"])
 
@@ -274,7 +275,7 @@ class Trainer:
 
     def _start(self, visible: Tensor) -> None:
         """Take base rates and offsets from the data, and draw the first chains."""
-        p_on = visible.to(self.machine.dtype).mean(dim=0)
+        p_on = visible.to(self.machine.dtype).mean(dim=0).to(self.machine.weights.device)
         if self.config.base_rate_start:
             self.machine.visible_bias.copy_(base_rate_bias(visible))
         if self.config.centred:
@@ -287,10 +288,10 @@ class Trainer:
         epoch, position = divmod(self._step, self.steps_per_epoch)
         if self._order[0] != epoch:
             order = permutation(self.config.seed, self.n_samples, epoch=epoch)
-            self._order = (epoch, torch.from_numpy(order))
+            self._order = (epoch, torch.from_numpy(order).to(visible.device))
         start = position * self.config.batch_size
         rows = self._order[1][start : start + self.config.batch_size]
-        return visible[rows].to(self.machine.dtype)
+        return visible[rows].to(self.machine.weights)
 
     def _negative_phase(self, batch: Tensor) -> tuple[GibbsState, Tensor]:
         """Advance the chains; return them and p(h | v) of their visible states."""
@@ -320,7 +321,7 @@ class Trainer:
             rows=self._step,
             index=_PSEUDO_LIKELIHOOD_INDEX,
         )
-        unit = (torch.from_numpy(draws[0]) * machine.n_visible).long()
+        unit = (torch.from_numpy(draws[0]).to(batch.device) * machine.n_visible).long()
         flip = 1.0 - 2.0 * batch.gather(1, unit[:, None])
         flipped_part = softplus(field + flip * machine.weights[unit]).sum(dim=-1)
         # F(flipped) - F(v): only the terms of one visible unit change.

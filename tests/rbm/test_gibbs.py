@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from kernels import torch_ops
 from kernels.philox import Purpose, uniform
 from rbm import RBM
 from rbm.samplers import GibbsInfo, GibbsState, gibbs
@@ -84,14 +85,46 @@ def test_states_do_not_depend_on_how_chains_are_split(random_machine, split: int
     assert torch.equal(whole.hidden, torch.cat([part.hidden for part in parts]))
 
 
-def test_states_do_not_depend_on_how_draws_are_blocked(random_machine, monkeypatch) -> None:
-    machine = random_machine(9, 6, seed=7)
-    start = torch.zeros(70, 9)
-    whole, _ = gibbs.step(machine, gibbs.init(machine, start, seed=3), seed=3)
-    monkeypatch.setattr(gibbs, "_NUMBERS_PER_DRAW", 20)
-    blocked, _ = gibbs.step(machine, gibbs.init(machine, start, seed=3), seed=3)
-    assert torch.equal(whole.visible, blocked.visible)
-    assert torch.equal(whole.hidden, blocked.hidden)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_units_are_on_iff_their_uniform_is_below_p(dtype: torch.dtype) -> None:
+    """Probabilities at the uniforms, next to them, and anywhere."""
+    chains = torch.tensor([4, 0, 900, 901])
+    u = torch.from_numpy(uniform(7, Purpose.SWAPS, 300, rows=chains.numpy(), step=2)).double()
+    for p in (u, u + 1e-12, u - 1e-12, u + 2.0**-25, 1 - u, torch.full_like(u, torch.nan), 2 * u):
+        on = gibbs.bernoulli(p.to(dtype), 7, Purpose.SWAPS, chains, 2)
+        assert torch.equal(on, (u < p.to(dtype).double()).to(dtype))
+
+
+def test_draws_from_log_odds_differ_only_within_their_bound() -> None:
+    """What devices other than the CPU do, in runs of neighbouring chains."""
+    chains = torch.tensor([4, 5, 6, 0, 1, 900, 3, 4])
+    u = torch.from_numpy(uniform(7, Purpose.SWAPS, 301, rows=chains.numpy(), step=2)).double()
+    p = torch.rand(8, 301, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    p[:, :7] = torch.tensor([0.0, 1.0, 1e-30, 1e-9, 1 - 1e-9, 1 - 1e-6, torch.nan])
+    for offset in (-2e-6, 2e-6):
+        p[:, 200:] = (u + offset)[:, 200:].clamp(0, 1)
+        words = gibbs._draw_from_log_odds(p.float(), 7, Purpose.SWAPS, chains.numpy(), 2)
+        on = torch_ops.unpack(words, 301)
+        far = ~((u - p).abs() <= 1e-6)
+        assert far.double().mean() > 0.99
+        assert torch.equal(on[far], (u < p)[far])
+
+
+@pytest.mark.gpu
+def test_chains_on_a_gpu_are_those_of_the_cpu(random_machine) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    machine = random_machine(70, 40, seed=7).to(torch.float64)
+    states = []
+    for device in ("cpu", "cuda"):
+        there = machine.to(torch.device(device))
+        state = gibbs.init(there, torch.zeros(50, 70, device=device), seed=3)
+        for _ in range(3):
+            state, _ = gibbs.step(there, state, seed=3)
+        assert state.hidden.device.type == device
+        states.append(state.hidden.cpu())
+    # A unit within 1e-6 of its probability turns with probability 2e-6 a draw, and turns others.
+    assert (states[0] != states[1]).double().mean() < 0.01
 
 
 def test_initial_visible_units_are_independent_with_the_given_rates() -> None:
