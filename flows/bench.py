@@ -1,4 +1,4 @@
-"""``bitspin bench``: how fast the kernels are, on this machine and on modelled ARM cores."""
+"""``bitspin bench``: how fast the kernels are, on this machine, its GPU and modelled ARM cores."""
 
 import json
 import os
@@ -57,6 +57,24 @@ def bench_arm(
     from kernels.bench import print_arm
 
     print_arm(quick=quick, as_json=as_json, out=out)
+
+
+@app.command("gpu")
+def bench_gpu(
+    quick: Annotated[bool, typer.Option("--quick", help="As few samples as possible.")] = False,
+    as_json: JsonOption = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the record goes, gpu.json.")
+    ] = None,
+) -> None:
+    """Measure the rates of this machine's GPU, and what is promised of the kernels on it.
+
+    Example: bitspin bench gpu --json
+    """
+    from kernels.bench_gpu import print_gpu
+
+    if print_gpu(quick=quick, as_json=as_json, out=out):
+        raise typer.Exit(1)
 
 
 def find_peers() -> list[Path]:

@@ -1,6 +1,6 @@
 """How fast these kernels are, beside torch and the limits of the machine.
 
-``python -m kernels.bench [kernels|arm] [--quick] [--json] [--out DIR]``
+``python -m kernels.bench [kernels|arm|gpu] [--quick] [--json] [--out DIR]``
 
 Every case is checked before it is timed, and timed in turns with its competitors and with the
 micro-benchmark of its limit, on one thread and on all. Needs numpy and torch only; the picture
@@ -209,11 +209,17 @@ def print_arm(*, quick: bool = False, as_json: bool = False, out: Path | None = 
 
 def _main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m kernels.bench", description=__doc__)
-    parser.add_argument("what", nargs="?", default="kernels", choices=["kernels", "arm"])
+    parser.add_argument("what", nargs="?", default="kernels", choices=["kernels", "arm", "gpu"])
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--quick", action="store_true", help="few cases and short times")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where the picture goes")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="where the picture or the record goes"
+    )
     options = parser.parse_args(arguments)
+    if options.what == "gpu":
+        from kernels.bench_gpu import print_gpu
+
+        parser.exit(print_gpu(quick=options.quick, as_json=options.json, out=options.out))
     report = print_arm if options.what == "arm" else print_kernels
     try:
         report(quick=options.quick, as_json=options.json, out=options.out)

@@ -22,7 +22,7 @@ def bitspin(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     return call
 
 
-@pytest.mark.parametrize("what", ["kernels", "arm"])
+@pytest.mark.parametrize("what", ["kernels", "arm", "gpu"])
 def test_each_explains_itself_with_an_example(bitspin, what: str) -> None:  # type: ignore[no-untyped-def]
     code, out, _ = bitspin("bench", what, "--help")
     assert code == 0
@@ -61,3 +61,20 @@ def test_a_peer_that_fails_says_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "peer.py").write_text("import a_library_that_nobody_has")
     with pytest.raises(BackendUnavailable, match=r"nobody_has'; pip install -r .*requirements"):
         bench.run_peer(tmp_path / "peer.py")
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_row_that_fails_on_a_gpu_is_a_failure_of_the_command(
+    bitspin,  # type: ignore[no-untyped-def]
+    monkeypatch: pytest.MonkeyPatch,
+    code: int,
+) -> None:
+    calls = []
+
+    def print_gpu(**options: object) -> int:
+        calls.append(options)
+        return code
+
+    monkeypatch.setattr("kernels.bench_gpu.print_gpu", print_gpu)
+    assert bitspin("bench", "gpu", "--json")[0] == code
+    assert calls == [{"quick": False, "as_json": True, "out": None}]
