@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnn.quantizers import int8_scale, int8_weights, int32_bias, ste_sign
+from kernels import torch_ops
 
 PIXEL_UNIT = 2.0**-8
 """A uint8 pixel p enters the network as p * PIXEL_UNIT, in [0, 1); exact in any float."""
@@ -81,6 +82,9 @@ class BinaryConv2d(nn.Module):
     clipped straight-through estimator; the trainer clips the latent weights to [-1, 1] after each
     step, since a latent weight beyond that would never receive a gradient again.
 
+    The product is one of bits, on the CPU and on CUDA the same integers, and for backward one bit
+    per activation is saved; float64 is computed by torch's own convolution.
+
     Parameters
     ----------
     n_in, n_out
@@ -98,6 +102,9 @@ class BinaryConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x``, shape (N, C_in, H, W), values ±1."""
+        if torch.float64 not in (x.dtype, self.latent_weight.dtype):
+            padding = (self.padding, self.padding)
+            return torch_ops.binary_conv2d(x, self.latent_weight, padding=padding, clip_input=False)
         if self.padding:
             x = F.pad(x, (self.padding,) * 4, value=-1.0)
         return F.conv2d(x, channels_last(ste_sign(self.latent_weight)))

@@ -11,6 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kernels import torch_ops
+
+_WORD_BITS = 32
+_ROW = 1 << 12
+"""Longest row of a packed mask: many rows, because rows are what is shared among threads."""
 INT8_MAX = 127
 """Largest magnitude of an int8 weight; -128 is never used, so negation stays in range."""
 
@@ -41,7 +46,7 @@ def ste_sign(x: Tensor, clip: float = 1.0) -> Tensor:
     Returns
     -------
     Tensor
-        ±1, shape and dtype of ``x``.
+        ±1, shape and dtype of ``x``; for backward it saves one bit per element.
 
     Raises
     ------
@@ -160,16 +165,30 @@ def int32_bias(bias: Tensor, scale: Tensor) -> Tensor:
 class _SteSign(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, clip: float) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.clip = clip
+        ctx.memory_format = (
+            torch.channels_last
+            if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+            else torch.contiguous_format
+        )
+        _, within = torch_ops.pack_signs(_whole_words(x.detach(), ctx.memory_format), clip)
+        ctx.save_for_backward(within)
         return sign(x)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
-        (x,) = ctx.saved_tensors
-        # The fused kernel keeps the gradient strictly inside its bounds, |x| < next number after c.
-        bound = torch.nextafter(x.new_tensor(ctx.clip), x.new_tensor(torch.inf)).item()
-        return torch.ops.aten.hardtanh_backward(grad_outputs[0], x, -bound, bound), None
+        (within,) = ctx.saved_tensors
+        gradient = grad_outputs[0].contiguous(memory_format=ctx.memory_format)
+        clipped = torch_ops.masked(_whole_words(gradient, ctx.memory_format), within)
+        return clipped.as_strided(gradient.shape, gradient.stride()), None
+
+
+def _whole_words(x: Tensor, memory_format: torch.memory_format) -> Tensor:
+    """The elements in the order of memory, in rows that fill their words if their number allows."""
+    flat = x.contiguous(memory_format=memory_format)
+    if memory_format is torch.channels_last:
+        flat = flat.permute(0, 2, 3, 1)
+    power = flat.numel() & -flat.numel()
+    return flat.reshape(-1, min(power, _ROW) if power >= _WORD_BITS else max(flat.numel(), 1))
 
 
 class _ApproxSign(torch.autograd.Function):

@@ -15,7 +15,7 @@ from torch import Tensor
 from kernels import torch_shapes as shapes
 from kernels.convolution import ConvWeights, convolve
 from kernels.convolution_call import Border
-from kernels.layout import CHANNEL_WORD
+from kernels.layout import BIT_ORDER, CHANNEL_WORD
 from kernels.matmul import Panels, pack_rows
 from kernels.matmul import matmul as matmul_rows
 from kernels.packing import unpack_bits
@@ -39,10 +39,52 @@ def pack(x: Tensor, threshold: float = 0.0) -> Tensor:
     return _words_tensor(words).view(out.shape)
 
 
+def pack_signs(x: Tensor, clip: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Pack the signs of the last axis, and where its magnitude is at most ``clip``."""
+    shapes.pack_signs(x, clip)
+    if x.dtype != torch.float32:
+        within = (x.abs() <= x.new_tensor(clip)).view(torch.uint8)
+        return pack((x >= 0).view(torch.uint8), 1.0), pack(within, 1.0)
+    beyond = float(np.nextafter(np.float32(clip), np.float32(np.inf)))
+    within = pack(x, -clip)
+    return pack(x), within.bitwise_and_(pack(x, beyond).bitwise_not_())
+
+
 def unpack(words: Tensor, n_bits: int) -> Tensor:
     """Unpack the last axis."""
     shapes.unpack(words, n_bits)
     return torch.from_numpy(unpack_bits(view(words), n_bits))
+
+
+def unpack_signs(words: Tensor, n_bits: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Unpack the last axis as -1 and +1."""
+    out = shapes.unpack_signs(words, n_bits, dtype)
+    # Signs are made in bytes, because there a pass costs a quarter.
+    return out.copy_(_unpack_bytes(words, n_bits).mul_(2).sub_(1))
+
+
+def masked(values: Tensor, mask: Tensor) -> Tensor:
+    """Values where the mask has a 1, else 0."""
+    out = shapes.masked(values, mask)
+    out.copy_(_unpack_bytes(mask, values.shape[-1]))
+    # Mixing types or choosing by a bool tensor is 20 times slower than this derivative of a ReLU.
+    torch.ops.aten.threshold_backward.grad_input(values, out, 0, grad_input=out)
+    return out
+
+
+def signs_product(
+    real: Tensor,
+    words: Tensor,
+    n: int,
+    transposed: bool = False,
+    mask: Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Multiply real rows with packed signs in floats."""
+    dtype = shapes.signs_product(real, words, n, transposed, mask, out_dtype).dtype
+    rows = (real.T if transposed else real).float()
+    product = rows @ unpack_signs(words, n)
+    return (product if mask is None else masked(product, mask)).to(dtype)
 
 
 def pack_panels(columns: Tensor, layout: int) -> Tensor:
@@ -62,13 +104,20 @@ def matmul(a: Tensor, panels: Tensor, n_bits: int, n: int, form: str = "xor") ->
 
 
 def binary_linear(x: Tensor, weight: Tensor) -> Tensor:
-    """Pack both, multiply; tensors that are not contiguous are copied."""
+    """Pack both, multiply; tensors that are not contiguous float32 are copied."""
     out = shapes.binary_linear(x, weight)
-    n_out, n_in = weight.shape
-    panels = Panels.of(pack_rows(view(weight.contiguous())), n_in)
-    rows = pack_rows(view(x.contiguous()).reshape(-1, n_in))
-    np.copyto(out.view(-1, n_out).numpy(), matmul_rows(rows, panels), casting="same_kind")
+    _multiply(pack(x.float().contiguous()), weight, out)
     return out
+
+
+def binary_linear_train(
+    x: Tensor, weight: Tensor, clip_input: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same, and the words of x and of its clip."""
+    out = shapes.binary_linear(x, weight)
+    words, within = _pack_input(x, clip_input)
+    _multiply(words, weight, out)
+    return out, words, within
 
 
 def binary_conv2d(
@@ -79,17 +128,27 @@ def binary_conv2d(
     groups: int = 1,
     border: str = "minus_one",
 ) -> Tensor:
-    """Pack both, convolve; tensors that are not in channels-last memory are copied."""
+    """Pack both, convolve; tensors that are not float32 in channels-last memory are copied."""
     out = shapes.binary_conv2d(x, weight, stride, padding, groups, border)
-    images, kernels = (view(t.permute(0, 2, 3, 1).contiguous()) for t in (x, weight))
-    *pixels, n_in = images.shape
-    rows = pack_rows(images.reshape(int(np.prod(pixels)), n_in))
-    words = rows.reshape(*pixels, rows.shape[1])
-    weights = ConvWeights.of(kernels >= 0, groups)
-    (stride_h, stride_w), (pad_h, pad_w) = stride, padding
-    sums = convolve(words, weights, (stride_h, stride_w), (pad_h, pad_w), cast(Border, border))
-    np.copyto(out.permute(0, 2, 3, 1).numpy(), sums, casting="same_kind")
+    words = pack(x.permute(0, 2, 3, 1).float().contiguous())
+    _convolve(words, weight, stride, padding, groups, border, out)
     return out
+
+
+def binary_conv2d_train(
+    x: Tensor,
+    weight: Tensor,
+    stride: Sequence[int] = (1, 1),
+    padding: Sequence[int] = (0, 0),
+    groups: int = 1,
+    border: str = "minus_one",
+    clip_input: bool = True,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same, and the words of x and of its clip."""
+    out = shapes.binary_conv2d(x, weight, stride, padding, groups, border)
+    words, within = _pack_input(x.permute(0, 2, 3, 1), clip_input)
+    _convolve(words, weight, stride, padding, groups, border, out)
+    return out, words, within
 
 
 def bernoulli(
@@ -112,3 +171,43 @@ def batch_products(visible: Tensor, n_visible: int, hidden: Tensor, n_hidden: in
 
 def _words_tensor(words: NDArray[np.uint32]) -> Tensor:
     return torch.from_numpy(words.view(np.int32))
+
+
+def _pack_input(x: Tensor, clip_input: bool) -> tuple[Tensor, Tensor]:
+    x = x.float().contiguous()
+    return pack_signs(x) if clip_input else (pack(x), shapes.no_words(x))
+
+
+def _multiply(words: Tensor, weight: Tensor, out: Tensor) -> None:
+    n_out, n_in = weight.shape
+    panels = Panels.of(pack_rows(view(weight.float().contiguous())), n_in)
+    sums = matmul_rows(view(words).reshape(-1, words.shape[-1]), panels)
+    np.copyto(out.view(-1, n_out).numpy(), sums, casting="same_kind")
+
+
+def _convolve(
+    words: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    groups: int,
+    border: str,
+    out: Tensor,
+) -> None:
+    kernels = view(weight.permute(0, 2, 3, 1).float().contiguous())
+    weights = ConvWeights.of(kernels >= 0, groups)
+    (stride_h, stride_w), (pad_h, pad_w) = stride, padding
+    sums = convolve(
+        view(words), weights, (stride_h, stride_w), (pad_h, pad_w), cast(Border, border)
+    )
+    np.copyto(out.permute(0, 2, 3, 1).numpy(), sums, casting="same_kind")
+
+
+def _unpack_bytes(words: Tensor, n_bits: int) -> Tensor:
+    """0 and 1 as int8; whole words are unpacked as one row, which is ten times faster."""
+    octets, shape = view(words).view(np.uint8), (*words.shape[:-1], n_bits)
+    if n_bits % 32 == 0:
+        bits = np.unpackbits(octets.reshape(-1), bitorder=BIT_ORDER)
+    else:
+        bits = np.unpackbits(octets, axis=-1, count=n_bits, bitorder=BIT_ORDER)
+    return torch.from_numpy(bits.view(np.int8)).view(shape)

@@ -3,22 +3,22 @@
 Packed words are **int32 tensors that hold bit patterns**: torch has hardly any arithmetic on
 uint32, and none is meant to be done on them. Bit i of a word is element i, 1 means +1 or on, bits
 past the end are 0 (:mod:`kernels.layout`). Memory is shared, not copied, and a packed tensor has
-no gradient. There are CPU kernels only; other devices are refused.
+no gradient. There are CPU and CUDA kernels with the same integers; other devices are refused.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from kernels import torch_cpu, torch_gradients, torch_shapes
+from kernels import torch_registry
 from kernels.backends import kernel_target
-from kernels.errors import BackendUnavailable
 from kernels.matmul import native_layout
 from kernels.panels import Layout
 from kernels.philox import Purpose
+
+torch_registry.register()
 
 
 def pack(x: Tensor, threshold: float = 0.0) -> Tensor:
@@ -43,7 +43,34 @@ def pack(x: Tensor, threshold: float = 0.0) -> Tensor:
     TypeError, ValueError
         If dtype, number of axes or strides are others.
     """
-    return _call("pack", x, threshold)
+    words: Tensor = _call("pack", x, threshold)
+    return words
+
+
+def pack_signs(x: Tensor, clip: float = 1.0) -> tuple[Tensor, Tensor]:
+    r"""Pack what the straight-through estimator needs of x: two bits of each element.
+
+    .. math:: b_i = [x_i \ge 0], \qquad m_i = [|x_i| \le c]
+
+    Parameters
+    ----------
+    x
+        Shape (..., K), any float but those of 8 bits, contiguous; NaN gives 0 in both.
+    clip
+        c > 0.
+
+    Returns
+    -------
+    tuple of Tensor
+        b and m, each of shape (..., ceil(K / 32)), int32 words.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If dtype, strides or ``clip`` are others.
+    """
+    words, within = _call("pack_signs", x, clip)
+    return words, within
 
 
 def unpack(words: Tensor, n_bits: int) -> Tensor:
@@ -66,7 +93,97 @@ def unpack(words: Tensor, n_bits: int) -> Tensor:
     TypeError, ValueError
         If ``words`` has another dtype, or a length that does not belong to ``n_bits``.
     """
-    return _call("unpack", words, n_bits)
+    bits: Tensor = _call("unpack", words, n_bits)
+    return bits
+
+
+def unpack_signs(words: Tensor, n_bits: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Unpack the last axis as -1 and +1.
+
+    Parameters
+    ----------
+    words, n_bits
+        As :func:`unpack`.
+    dtype
+        float32 or bfloat16.
+
+    Returns
+    -------
+    Tensor
+        Shape (..., n_bits).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`unpack`, or if ``dtype`` is another one.
+    """
+    signs: Tensor = _call("unpack_signs", words, n_bits, dtype)
+    return signs
+
+
+def masked(values: Tensor, mask: Tensor) -> Tensor:
+    """Keep values where a packed mask has a 1, and put 0 elsewhere.
+
+    Parameters
+    ----------
+    values
+        Shape (..., K), any float but those of 8 bits, contiguous.
+    mask
+        Shape (..., ceil(K / 32)), int32 words.
+
+    Returns
+    -------
+    Tensor
+        Shape and dtype of ``values``; without gradient.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If shapes or dtypes do not fit together.
+    """
+    kept: Tensor = _call("masked", values, mask)
+    return kept
+
+
+def signs_product(
+    real: Tensor,
+    words: Tensor,
+    n: int,
+    transposed: bool = False,
+    mask: Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+) -> Tensor:
+    r"""Multiply a real matrix with packed signs: both gradients of a layer of signs.
+
+    .. math:: c_{ik} = m_{ik} \sum_j r_{ij} s_{jk}, \qquad s_{jk} = \pm 1
+
+    Parameters
+    ----------
+    real
+        Shape (rows, J), or (J, rows) if ``transposed``; float32 or bfloat16, contiguous.
+    words
+        s, shape (J, ceil(n / 32)), int32 words.
+    n
+        Columns.
+    transposed
+        Whether ``real`` is stored as its transpose.
+    mask
+        m, shape (rows, ceil(n / 32)), int32 words; None keeps everything.
+    out_dtype
+        float32 or bfloat16; by default that of ``real``.
+
+    Returns
+    -------
+    Tensor
+        Shape (rows, n); the sums are float32. Without gradient.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If shapes or dtypes do not fit together.
+    """
+    product: Tensor = _call("signs_product", real, words, n, transposed, mask, out_dtype)
+    return product
 
 
 def pack_panels(columns: Tensor, layout: Layout | None = None) -> Tensor:
@@ -77,13 +194,13 @@ def pack_panels(columns: Tensor, layout: Layout | None = None) -> Tensor:
     columns
         Shape (n, ceil(K / 32)), int32 words; each row is one column of the product.
     layout
-        The order; by default the one of the back end that runs now.
+        The order; by default the one of the back end that runs now, and VECTORS on CUDA.
 
     Returns
     -------
     Tensor
         Int32 words; shape (ceil(n / 16), n_words, 16) for LANES, which x86 reads, and
-        (ceil(n / 8), ceil(n_words / 4), 32) for VECTORS, which ARM reads.
+        (ceil(n / 8), ceil(n_words / 4), 32) for VECTORS, which ARM and CUDA read.
 
     Raises
     ------
@@ -91,8 +208,9 @@ def pack_panels(columns: Tensor, layout: Layout | None = None) -> Tensor:
         If ``columns`` are others than said, or ``layout`` is ROWS.
     """
     if layout is None:
-        layout = native_layout(kernel_target(None))
-    return _call("pack_panels", columns, int(layout))
+        layout = Layout.VECTORS if columns.is_cuda else native_layout(kernel_target(None))
+    panels: Tensor = _call("pack_panels", columns, int(layout))
+    return panels
 
 
 def matmul(a: Tensor, panels: Tensor, n_bits: int, n: int, form: str = "xor") -> Tensor:
@@ -125,10 +243,11 @@ def matmul(a: Tensor, panels: Tensor, n_bits: int, n: int, form: str = "xor") ->
     TypeError, ValueError
         If shapes, dtypes or strides do not fit together, or ``form`` is another word.
     """
-    return _call("matmul", a, panels, n_bits, n, form)
+    product: Tensor = _call("matmul", a, panels, n_bits, n, form)
+    return product
 
 
-def binary_linear(x: Tensor, weight: Tensor) -> Tensor:
+def binary_linear(x: Tensor, weight: Tensor, *, clip_input: bool = True) -> Tensor:
     r"""Dense layer on the signs of activations and latent weights.
 
     .. math:: y = \operatorname{sign}(x) \operatorname{sign}(W)^\top
@@ -138,12 +257,19 @@ def binary_linear(x: Tensor, weight: Tensor) -> Tensor:
     .. math:: \partial x = (\partial y \operatorname{sign}(W)) \, [|x| \le 1], \qquad
               \partial W = (\partial y^\top \operatorname{sign}(x)) \, [|W| \le 1]
 
+    For it two bits per element of x are saved, and no copy of the weight. Under autocast to
+    bfloat16 the gradients are multiplied in that type. ``torch.ops.bitspin.binary_linear`` has the
+    same gradients and saves the same, but packs x a second time. Gradients have no gradients.
+
     Parameters
     ----------
     x
-        Shape (..., n_in), float32; contiguous, or it is copied.
+        Shape (..., n_in), float32 or bfloat16; contiguous, or it is copied.
     weight
-        Shape (n_out, n_in), float32.
+        Shape (n_out, n_in), float32 or bfloat16.
+    clip_input
+        Whether the gradient of x stops where ``|x| > 1``. False is for x that are signs already,
+        which no clip touches, and saves one bit.
 
     Returns
     -------
@@ -159,7 +285,11 @@ def binary_linear(x: Tensor, weight: Tensor) -> Tensor:
     ----------
     .. [1] Hubara et al. (2016), Binarized neural networks, arXiv:1602.02830.
     """
-    return _call("binary_linear", x, weight)
+    if _needs_gradient(x, weight):
+        y: Tensor = _call("binary_linear_train", x, weight, clip_input)[0]
+        return y
+    y = _call("binary_linear", x, weight)
+    return y
 
 
 def binary_conv2d(
@@ -169,25 +299,30 @@ def binary_conv2d(
     padding: Sequence[int] = (0, 0),
     groups: int = 1,
     border: str = "minus_one",
+    *,
+    clip_input: bool = True,
 ) -> Tensor:
     r"""Convolution of the signs of activations and latent weights.
 
     .. math:: y = \operatorname{sign}(W) \star \operatorname{sign}(x)
 
-    Backward is straight through and clipped at 1, as that of :func:`binary_linear`.
+    Backward is straight through, clipped at 1, and saves bits, as that of :func:`binary_linear`;
+    the products are torch's own convolutions of reals, for which x is unpacked for a moment.
 
     Parameters
     ----------
     x
-        Shape (N, C, H, W), float32; in channels-last memory, or it is copied.
+        Shape (N, C, H, W), float32 or bfloat16; in channels-last memory, or it is copied.
     weight
-        Shape (n_out, C / groups, KH, KW), float32.
+        Shape (n_out, C / groups, KH, KW), float32 or bfloat16.
     stride, padding
         Vertical and horizontal.
     groups
         Groups of channels that do not see each other; C for a depthwise convolution.
     border
         What stands outside the image: ``"minus_one"`` or ``"zero"``.
+    clip_input
+        As in :func:`binary_linear`.
 
     Returns
     -------
@@ -199,7 +334,12 @@ def binary_conv2d(
     TypeError, ValueError
         If shapes or dtypes do not fit together, or ``border`` is another word.
     """
-    return _call("binary_conv2d", x, weight, list(stride), list(padding), groups, border)
+    arguments = (x, weight, list(stride), list(padding), groups, border)
+    if _needs_gradient(x, weight):
+        y: Tensor = _call("binary_conv2d_train", *arguments, clip_input)[0]
+        return y
+    y = _call("binary_conv2d", *arguments)
+    return y
 
 
 def bernoulli(
@@ -238,7 +378,8 @@ def bernoulli(
     TypeError, ValueError
         If ``field`` is another, or a number does not fit in its part of the counter.
     """
-    return _call("bernoulli", field, seed, int(purpose), step, index, row_begin)
+    words: Tensor = _call("bernoulli", field, seed, int(purpose), step, index, row_begin)
+    return words
 
 
 def batch_products(visible: Tensor, n_visible: int, hidden: Tensor, n_hidden: int) -> Tensor:
@@ -263,87 +404,13 @@ def batch_products(visible: Tensor, n_visible: int, hidden: Tensor, n_hidden: in
     TypeError, ValueError
         If shapes or dtypes do not fit together.
     """
-    return _call("batch_products", visible, n_visible, hidden, n_hidden)
+    counts: Tensor = _call("batch_products", visible, n_visible, hidden, n_hidden)
+    return counts
 
 
-@dataclass(frozen=True)
-class Operator:
-    """How one operator is registered."""
-
-    schema: str
-    cpu: Callable[..., Tensor]
-    fake: Callable[..., Tensor]
-    """Checks the arguments and returns an empty tensor of the right shape."""
-    gradient: torch_gradients.Gradient | None = None
+def _needs_gradient(x: Tensor, weight: Tensor) -> bool:
+    return torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
 
 
-OPS: Final = {
-    "pack": Operator(
-        "(Tensor x, float threshold=0.0) -> Tensor", torch_cpu.pack, torch_shapes.pack
-    ),
-    "unpack": Operator(
-        "(Tensor words, int n_bits) -> Tensor", torch_cpu.unpack, torch_shapes.unpack
-    ),
-    "pack_panels": Operator(
-        "(Tensor columns, int layout) -> Tensor", torch_cpu.pack_panels, torch_shapes.pack_panels
-    ),
-    "matmul": Operator(
-        '(Tensor a, Tensor panels, int n_bits, int n, str form="xor") -> Tensor',
-        torch_cpu.matmul,
-        torch_shapes.matmul,
-    ),
-    "binary_linear": Operator(
-        "(Tensor x, Tensor weight) -> Tensor",
-        torch_cpu.binary_linear,
-        torch_shapes.binary_linear,
-        torch_gradients.BINARY_LINEAR,
-    ),
-    "binary_conv2d": Operator(
-        "(Tensor x, Tensor weight, int[2] stride=1, int[2] padding=0, int groups=1, "
-        'str border="minus_one") -> Tensor',
-        torch_cpu.binary_conv2d,
-        torch_shapes.binary_conv2d,
-        torch_gradients.BINARY_CONV2D,
-    ),
-    "bernoulli": Operator(
-        "(Tensor field, int seed, int purpose, int step=0, int index=0, int row_begin=0) -> Tensor",
-        torch_cpu.bernoulli,
-        torch_shapes.bernoulli,
-    ),
-    "batch_products": Operator(
-        "(Tensor visible, int n_visible, Tensor hidden, int n_hidden) -> Tensor",
-        torch_cpu.batch_products,
-        torch_shapes.batch_products,
-    ),
-}
-"""Name -> operator; ``torch.ops.bitspin.NAME``."""
-
-
-def _call(name: str, *arguments: Any) -> Tensor:
-    result: Tensor = getattr(torch.ops.bitspin, name)(*arguments)
-    return result
-
-
-def _register(name: str, operator: Operator) -> None:
-    full_name = f"bitspin::{name}"
-    # Not custom_op: a call through a library definition costs half (5.7 against 12 microseconds).
-    torch.library.define(full_name, operator.schema, tags=torch.Tag.pt2_compliant_tag)
-    torch.library.impl(full_name, "CPU", operator.cpu)
-    torch.library.impl(full_name, "CompositeExplicitAutograd", _refuse)
-    torch.library.register_fake(full_name, operator.fake)
-    if operator.gradient is not None:
-        backward, save = operator.gradient
-        torch.library.register_autograd(full_name, backward, setup_context=save)
-
-
-def _refuse(*arguments: Any, **options: Any) -> Tensor:
-    """What runs on every device that has no kernels of its own."""
-    tensors = [x for x in (*arguments, *options.values()) if isinstance(x, Tensor)]
-    devices = ", ".join(sorted({str(tensor.device) for tensor in tensors}))
-    raise BackendUnavailable(
-        f"torch.ops.bitspin: expected dense tensors on the CPU, got {devices}; use .cpu()"
-    )
-
-
-for _name, _operator in OPS.items():
-    _register(_name, _operator)
+def _call(name: str, *arguments: Any) -> Any:
+    return getattr(torch.ops.bitspin, name)(*arguments)

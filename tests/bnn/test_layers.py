@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from bnn.layers import BatchNorm, BinaryConv2d, Int8Conv2d, Int8Head, RealConv2d
+from bnn.quantizers import ste_sign
 
 # Sums of 128 values of order 1 in float32.
 RTOL = 1e-5
@@ -39,6 +40,50 @@ def test_binary_conv_sums_have_the_parity_of_k() -> None:
     sums = layer(spins(2, 3, 6, 6)).detach()
     assert torch.equal(sums.remainder(2), torch.ones_like(sums))  # K = 27
     assert float(sums.abs().max()) <= 27
+
+
+@pytest.mark.parametrize(("kernel", "padding"), [(3, 1), (1, 0), (2, 0)])
+def test_binary_conv_has_the_gradients_of_the_float_convolution(kernel: int, padding: int) -> None:
+    weight, x = 2 * draw(5, 33, kernel, kernel), spins(3, 33, 6, 5)
+    results = []
+    for dtype in (torch.float32, torch.float64):  # bits, and torch's own convolution
+        layer = BinaryConv2d(33, 5, kernel=kernel, padding=padding).to(dtype)
+        layer.latent_weight.data.copy_(weight)
+        inputs = (x.to(dtype, copy=True).requires_grad_(), layer.latent_weight)
+        y = layer(inputs[0])
+        incoming = torch.arange(float(y.numel())).reshape(y.shape).sub(100).remainder(7).to(dtype)
+        results.append((y, *torch.autograd.grad(y, inputs, incoming)))
+    for ours, expected in zip(*results, strict=True):
+        assert torch.equal(ours.double(), expected)  # sums of small integers are exact
+    assert float(results[0][2][weight.abs() > 1].abs().max()) == 0
+
+
+def test_binary_conv_saves_one_bit_of_an_activation() -> None:
+    layer = BinaryConv2d(64, 8, kernel=3, padding=1)
+    saved = []
+    x = spins(2, 64, 5, 5).requires_grad_() * 1
+    with torch.autograd.graph.saved_tensors_hooks(saved.append, lambda nothing: nothing):
+        layer(x)
+    others = [t for t in saved if t.data_ptr() != layer.latent_weight.data_ptr()]
+    assert sum(t.untyped_storage().nbytes() for t in others) == x.numel() / 8
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # of torch
+def test_a_stage_compiles_in_one_graph() -> None:
+    layer = BinaryConv2d(32, 8, kernel=3, padding=1)
+    layer.latent_weight.data.copy_(draw(8, 32, 3, 3))
+
+    def stage(x: torch.Tensor) -> torch.Tensor:
+        return layer(ste_sign(x)).square().mean()
+
+    compiled = torch.compile(stage, fullgraph=True, backend="aot_eager")
+    gradients = []
+    for function in (stage, compiled):
+        x = torch.linspace(-2, 2, 2 * 32 * 25).reshape(2, 32, 5, 5).requires_grad_()
+        gradients.append(torch.autograd.grad(function(x), (x, layer.latent_weight)))
+    for eager, other in zip(*gradients, strict=True):
+        assert eager.abs().max() > 0
+        assert torch.allclose(eager, other)
 
 
 def test_clip_latent() -> None:

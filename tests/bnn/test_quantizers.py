@@ -61,6 +61,31 @@ def test_ste_clip_is_adjustable_and_checked() -> None:
         ste_sign(x, clip=0.0)
 
 
+@pytest.mark.parametrize("shape", [(), (0, 3), (7,), (3, 5, 7), (2, 64, 3, 5), (2, 3, 5, 7)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("is_channels_last", [False, True])
+def test_ste_slope_is_at_its_place_in_every_shape(shape, dtype, is_channels_last) -> None:
+    if is_channels_last and len(shape) != 4:
+        return
+    generator = torch.Generator().manual_seed(1)
+    x = (2 * torch.randn(shape, generator=generator)).to(dtype)
+    if is_channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    factor = torch.randn(shape, generator=generator).to(dtype)
+    x.requires_grad_()
+    (gradient,) = torch.autograd.grad(ste_sign(x), x, factor)
+    assert gradient.dtype == dtype
+    assert torch.equal(gradient, torch.where(x.abs() <= 1, factor, 0))
+
+
+def test_ste_sign_saves_one_bit_of_an_element() -> None:
+    x = torch.linspace(-2, 2, 2 * 5 * 96).reshape(2, 96, 5, 1).requires_grad_()
+    saved: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(saved.append, lambda nothing: nothing):
+        ste_sign(x)
+    assert sum(t.untyped_storage().nbytes() for t in saved) == x.numel() / 8
+
+
 def test_approx_sign_keeps_dtype() -> None:
     assert approx_sign(torch.zeros(2, dtype=torch.float64)).dtype == torch.float64
 
