@@ -142,7 +142,7 @@ def _cuda() -> Finding:
         return Finding("GPU", False, f"{name}, but two CuPys", remedy)
     driver, minor = divmod(cupy.cuda.runtime.driverGetVersion(), 1000)
     capability = torch.cuda.get_device_capability()
-    paths = ", ".join(f"{m} rows {default_path(capability, m, 4096)}" for m in (1, 4096))
+    paths = ", ".join(f"{m} rows {default_path(capability, m)}" for m in (1, 4096))
     detail = (
         f"{name}, {architecture(capability)}, driver for CUDA {driver}.{minor // 10}, "
         f"CuPy {cupy.__version__}; products: {paths}"

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kernels import sampling
 from kernels import torch_shapes as shapes
 from kernels.convolution import ConvWeights, convolve
 from kernels.convolution_call import Border
@@ -22,7 +23,6 @@ from kernels.packing import unpack_bits
 from kernels.panels import Layout
 from kernels.philox import Purpose
 from kernels.reference_matmul import Form
-from kernels.sampling import bernoulli as bernoulli_rows
 from kernels.statistics import batch_products as batch_products_rows
 
 
@@ -152,13 +152,20 @@ def binary_conv2d_train(
 
 
 def bernoulli(
-    field: Tensor, seed: int, purpose: int, step: int = 0, index: int = 0, row_begin: int = 0
+    values: Tensor,
+    seed: int,
+    purpose: int,
+    step: int = 0,
+    index: int = 0,
+    row_begin: int = 0,
+    of_probabilities: bool = False,
 ) -> Tensor:
-    """Draw the states of units from their fields."""
-    shapes.bernoulli(field, seed, purpose, step, index, row_begin)
-    rows = np.arange(row_begin, row_begin + field.shape[0])
-    words = bernoulli_rows(
-        view(field), seed=seed, purpose=Purpose(purpose), rows=rows, step=step, index=index
+    """Draw the states of units from their fields or probabilities."""
+    shapes.bernoulli(values, seed, purpose, step, index, row_begin, of_probabilities)
+    rows = np.arange(row_begin, row_begin + values.shape[0])
+    draw = sampling.bernoulli_probabilities if of_probabilities else sampling.bernoulli
+    words = draw(
+        view(values), seed=seed, purpose=Purpose(purpose), rows=rows, step=step, index=index
     )
     return _words_tensor(words)
 

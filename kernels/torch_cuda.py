@@ -147,18 +147,20 @@ def binary_conv2d_train(
 
 def bernoulli(
     launcher: Launcher,
-    field: Tensor,
+    values: Tensor,
     seed: int,
     purpose: int,
     step: int = 0,
     index: int = 0,
     row_begin: int = 0,
+    of_probabilities: bool = False,
 ) -> Tensor:
-    """Draw the states of units from their fields."""
-    shapes.bernoulli(field, seed, purpose, step, index, row_begin)
-    return cuda_sampling.bernoulli(
+    """Draw the states of units from their fields or probabilities."""
+    shapes.bernoulli(values, seed, purpose, step, index, row_begin, of_probabilities)
+    draw = cuda_sampling.bernoulli_probabilities if of_probabilities else cuda_sampling.bernoulli
+    return draw(
         launcher,
-        field,
+        values,
         seed=seed,
         purpose=Purpose(purpose),
         step=step,

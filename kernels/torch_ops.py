@@ -382,6 +382,25 @@ def bernoulli(
     return words
 
 
+def bernoulli_probabilities(
+    probabilities: Tensor,
+    *,
+    seed: int,
+    purpose: Purpose,
+    step: int = 0,
+    index: int = 0,
+    row_begin: int = 0,
+) -> Tensor:
+    """Draw units that are on iff ``uniform < p``, exactly, and pack them.
+
+    Parameters, result and errors are those of :func:`bernoulli` with probabilities instead of
+    fields: at or below 0 and NaN are off, 1 and above are on.
+    """
+    stream = (seed, int(purpose), step, index, row_begin)
+    words: Tensor = _call("bernoulli", probabilities, *stream, True)
+    return words
+
+
 def batch_products(visible: Tensor, n_visible: int, hidden: Tensor, n_hidden: int) -> Tensor:
     r"""Count how often two units are on together: the statistics of a Boltzmann machine.
 

@@ -52,7 +52,8 @@ OPS: Final = {
         torch_gradients.BINARY_CONV2D_TRAIN,
     ),
     "bernoulli": Operator(
-        "(Tensor field, int seed, int purpose, int step=0, int index=0, int row_begin=0) -> Tensor"
+        "(Tensor values, int seed, int purpose, int step=0, int index=0, int row_begin=0, "
+        "bool of_probabilities=False) -> Tensor"
     ),
     "batch_products": Operator(
         "(Tensor visible, int n_visible, Tensor hidden, int n_hidden) -> Tensor"

@@ -182,11 +182,17 @@ def binary_conv2d_train(
 
 
 def bernoulli(
-    field: Tensor, seed: int, purpose: int, step: int = 0, index: int = 0, row_begin: int = 0
+    values: Tensor,
+    seed: int,
+    purpose: int,
+    step: int = 0,
+    index: int = 0,
+    row_begin: int = 0,
+    of_probabilities: bool = False,
 ) -> Tensor:
     """Words of the states of the units of each row."""
-    _check("field", field, _FLOAT, 2)
-    return _words_of(field)
+    _check("probabilities" if of_probabilities else "field", values, _FLOAT, 2)
+    return _words_of(values)
 
 
 def batch_products(visible: Tensor, n_visible: int, hidden: Tensor, n_hidden: int) -> Tensor:

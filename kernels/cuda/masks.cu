@@ -17,11 +17,12 @@ DEVICE float load_one(const u16 *from) { return float_of_bf16(*from); }
 
 DEVICE void store_four(float *to, const float (&x)[4])
 {
-    *(float4 *)to = make_float4(x[0], x[1], x[2], x[3]);
+    store_vector(to, make_uint4(__float_as_uint(x[0]), __float_as_uint(x[1]),
+                                __float_as_uint(x[2]), __float_as_uint(x[3])));
 }
 DEVICE void store_four(u16 *to, const float (&x)[4])
 {
-    *(uint2 *)to = make_uint2(bf16_pair(x[0], x[1]), bf16_pair(x[2], x[3]));
+    store_vector(to, make_uint2(bf16_pair(x[0], x[1]), bf16_pair(x[2], x[3])));
 }
 DEVICE void store_one(float *to, float x) { *to = x; }
 DEVICE void store_one(u16 *to, float x) { *to = (u16)bf16_pair(x, 0.0f); }

@@ -108,6 +108,20 @@ DEVICE float exp2_approximate(float x)
     return y;
 }
 
+/* Stores of 16 and 8 bytes, aligned so. The compiler takes one apart where another branch stores the
+ * same elements one by one. */
+DEVICE void store_vector(void *to, uint4 x)
+{
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(x.x), "r"(x.y),
+                 "r"(x.z), "r"(x.w)
+                 : "memory");
+}
+
+DEVICE void store_vector(void *to, uint2 x)
+{
+    asm volatile("st.global.v2.u32 [%0], {%1, %2};" ::"l"(to), "r"(x.x), "r"(x.y) : "memory");
+}
+
 /* Close a group of copies, empty or not. */
 DEVICE void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 

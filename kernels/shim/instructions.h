@@ -105,6 +105,9 @@ template <int BYTES> DEVICE void copy_async_cached(void *to, const void *from, b
 }
 /* As far from exact as the instruction may be. */
 DEVICE float exp2_approximate(float x) { return std::exp2(x) * (1.0f + 0x1p-22f); }
+DEVICE void store_vector(void *to, uint4 x) { *(uint4 *)to = x; }
+DEVICE void store_vector(void *to, uint2 x) { *(uint2 *)to = x; }
+
 DEVICE void copy_async_commit() { shim::copy_async_commit(); }
 template <int N> DEVICE void copy_async_wait() { shim::copy_async_wait(N); }
 

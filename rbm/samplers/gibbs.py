@@ -123,42 +123,35 @@ def initial_visible(p_on: Tensor, *, seed: int, chains: Tensor) -> Tensor:
 
 
 def bernoulli(p_on: Tensor, seed: int, purpose: Purpose, chains: Tensor, step: int) -> Tensor:
-    """Units that are on iff their uniform number is below ``p_on``: shape and dtype of ``p_on``.
-
-    Exact on the CPU. Other devices draw from the log odds: a unit may differ only where its uniform
-    number is within 1e-6 of ``p_on``.
-    """
-    draw = _draw_exactly if p_on.device.type == "cpu" else _draw_from_log_odds
-    words = draw(p_on.detach(), seed, purpose, chains.cpu().numpy(), step)
+    """Units that are on iff their uniform number is below ``p_on``: shape and dtype of ``p_on``."""
+    p = p_on.detach()
+    if p.dtype == torch.float64:
+        # Uniforms are multiples of 2^-24: they are below p iff below p rounded up to one of those,
+        # which float32 holds.
+        p = (p.clamp(max=1.0) * _UNIFORM_STEPS).ceil() / _UNIFORM_STEPS
+    draw = _draw_on_cpu if p.device.type == "cpu" else _draw_on_device
+    words = draw(p.float().contiguous(), seed, purpose, chains.cpu().numpy(), step)
     return torch_ops.unpack(words, p_on.shape[-1]).to(p_on.dtype)
 
 
-def _draw_exactly(
+def _draw_on_cpu(
     p_on: Tensor, seed: int, purpose: Purpose, rows: NDArray[np.int64], step: int
 ) -> Tensor:
-    """Packed states of CPU tensors, int32 words."""
-    if p_on.dtype == torch.float64:
-        # Uniforms are multiples of 2^-24: they are below p iff below p rounded up to one of those,
-        # which float32 holds.
-        p_on = (p_on.clamp(max=1.0) * _UNIFORM_STEPS).ceil() / _UNIFORM_STEPS
-    words = bernoulli_probabilities(
-        p_on.float().numpy(), seed=seed, purpose=purpose, rows=rows, step=step
-    )
+    """Packed states, int32 words; the chains in any order."""
+    words = bernoulli_probabilities(p_on.numpy(), seed=seed, purpose=purpose, rows=rows, step=step)
     return torch.from_numpy(words.view(np.int32))
 
 
-def _draw_from_log_odds(
+def _draw_on_device(
     p_on: Tensor, seed: int, purpose: Purpose, rows: NDArray[np.int64], step: int
 ) -> Tensor:
-    """Packed states on the device of ``p_on``: one draw for every run of neighbouring chains."""
-    wide = p_on if p_on.dtype == torch.float64 else p_on.float()
-    log_odds = torch.logit(wide).float().contiguous()
+    """The same on the device of ``p_on``: one draw for every run of neighbouring chains."""
     breaks = np.flatnonzero(np.diff(rows) != 1) + 1
     words = [
-        torch_ops.bernoulli(
-            log_odds[begin:end], seed=seed, purpose=purpose, step=step, row_begin=int(rows[begin])
+        torch_ops.bernoulli_probabilities(
+            p_on[begin:end], seed=seed, purpose=purpose, step=step, row_begin=int(rows[begin])
         )
         for begin, end in pairwise([0, *breaks.tolist(), len(rows)])
         if begin < len(rows)
     ]
-    return torch.cat(words) if words else torch_ops.pack(log_odds)
+    return torch.cat(words) if words else torch_ops.pack(p_on)

@@ -374,6 +374,15 @@ def test_bernoulli_compares_the_uniforms_of_the_stream() -> None:
     assert torch.equal(torch.cat(parts), words)
 
 
+def test_bernoulli_of_probabilities_is_exact() -> None:
+    u = torch.from_numpy(uniform(3, Purpose.SWAPS, 70, rows=np.arange(6, 9), step=4, index=1))
+    for p, on in ((u, 0.0), (u.nextafter(torch.tensor(2.0)), 1.0), (1 - u, u < 1 - u)):
+        words = torch_ops.bernoulli_probabilities(
+            p, seed=3, purpose=Purpose.SWAPS, step=4, index=1, row_begin=6
+        )
+        assert (torch_ops.unpack(words, 70) == on).all()
+
+
 @pytest.mark.parametrize(
     ("batch", "n_visible", "n_hidden"), [(1, 1, 1), (65, 33, 31), (100, 9, 64)]
 )

@@ -125,5 +125,6 @@ def test_tensor_cores_multiply_and_signs_are_made_in_registers(architecture):
 def test_masks_read_16_bytes_and_fill_a_multiprocessor(architecture):
     for name, kernel in machine_code("masks", architecture).items():
         assert kernel.count("LDG.E.64" if name == "keep_bf16_bf16" else "LDG.E.128") > 0
+        assert kernel.count("STG.E.128" if name == "keep_f32_f32" else "STG.E.64") > 0
         assert kernel.stack_bytes == kernel.count("RET") == 0
         assert kernel.n_registers <= 32  # 65536 / (8 blocks of 256 threads)

@@ -1,6 +1,7 @@
 """Every kernel on every ragged size, watched: AddressSanitizer and UndefinedBehaviorSanitizer, races.
 
-The tests of all families run once more, in one process, on the shim in forward order.
+The tests of all families run once more, in one process each: under the sanitizers in every order of
+threads, under the checker of races, which does not depend on it, in forward order.
 """
 
 import os
@@ -19,8 +20,8 @@ from kernels.errors import BackendUnavailable
 
 FOLDER = Path(__file__).parent
 OWN = ("test_sanitizers.py", "test_races.py", "test_shim.py", "test_compile.py")
-CASES = 4
-"""Of each test."""
+ORDERS = {"sanitizers": "forward or reverse or random", "races": "forward"}
+"""What watches -> the cases that it sees, by name."""
 
 PLANTED = (
     ((62, 24, 1), None),
@@ -67,16 +68,26 @@ def files() -> list[Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("checker", ["sanitizers", "races"])
+@pytest.mark.parametrize("checker", ORDERS)
 def test_every_family_is_clean(checker, tmp_path):
     variables = environment(checker)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(lambda name: build_shim(cuda_source(name), checker), source_names()))
-    variables |= {"BITSPIN_SHIM_CHECKER": checker, "BITSPIN_SHIM_CASES": str(CASES)}
+    variables["BITSPIN_SHIM_CHECKER"] = checker
     report = tmp_path / "report.xml"
     options = ("-q", "-s", "-x", "-p", "no:cacheprovider", "--junit-xml", report)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, "-k", "forward", "-m", "not gpu", *files()],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            *options,
+            "-k",
+            ORDERS[checker],
+            "-m",
+            "not gpu",
+            *files(),
+        ],
         env=variables,
         cwd=FOLDER.parents[2],
         capture_output=True,

@@ -68,7 +68,10 @@ CASES = {
         )
         for n_in, n_out, groups, kernel, *rest in CONVOLUTIONS
     ],
-    "bernoulli": [(2 * _normal(5, 77), 7, int(Purpose.GIBBS_HIDDEN), 3, 1, 5)],
+    "bernoulli": [
+        (2 * _normal(5, 77), 7, int(Purpose.GIBBS_HIDDEN), 3, 1, 5),
+        (_normal(5, 77), 7, int(Purpose.GIBBS_HIDDEN), 3, 1, 5, True),
+    ],
     "batch_products": [(_words(65, 33), 33, _words(65, 40, seed=1), 40)],
 }
 CASES["binary_conv2d_train"] = [
