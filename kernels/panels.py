@@ -15,7 +15,7 @@ class Layout(IntEnum):
     LANES = 1
     """Panels of 16 columns, word by word: one 32-bit lane each. For x86."""
     VECTORS = 2
-    """Panels of 8 columns, 128 bits by 128 bits. For ARM."""
+    """Panels of 8 columns, 128 bits by 128 bits. For ARM and CUDA."""
 
 
 WIDTH = {Layout.LANES: 16, Layout.VECTORS: 8}

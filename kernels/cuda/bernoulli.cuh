@@ -30,8 +30,8 @@ DEVICE bool is_on(u32 word, float field)
     return __fmul_rn((float)(word >> 8), level) < 16777216.0f && field >= LOWEST_FIELD;
 }
 
-/* The sigmoid by the sampler's exponential, within 2.5e-7. 1 / x by Newton's rule from a first guess
- * that is within 13 %: after three steps 0.13^8 = 8e-8, without the conversions of a division. */
+/* The sigmoid by the sampler's exponential, within 2.5e-7. 1 / x by Newton's rule from a guess that
+ * is within 13 %: after three steps 0.13^8 = 8e-8, without the conversions of a division. */
 DEVICE float sigmoid(float field)
 {
     const float y = field < -87.0f ? -87.0f : field > 87.0f ? 87.0f : field;

@@ -1,8 +1,8 @@
-/* Instructions that C++ has no words for, one function each. With BITSPIN_SHIM their twins come from
- * kernels/shim/instructions.h, written from the register layouts of the PTX manual, which are, with
- * group = lane / 4 and t = lane % 4:
+/* Instructions that C++ has no words for, one function each. With BITSPIN_SHIM their twins come
+ * from kernels/shim/instructions.h, written from the register layouts of the PTX manual, which are,
+ * with group = lane / 4 and t = lane % 4:
  *   m16n8kK, 32-bit registers: a[0] row group, a[1] row group + 8, both word t of K's first half;
- *   a[2], a[3] the same rows, word t of the second half; b[0], b[1] column group, words t of the two
+ *   a[2], a[3] the same rows, word t of the second half; b[0], b[1] column group, words t of both
  *   halves; c[0], c[1] row group, columns 2 t and 2 t + 1; c[2], c[3] row group + 8. */
 #pragma once
 #include "device.cuh"
@@ -11,7 +11,7 @@
 #include "instructions.h"
 #else
 
-/* All 64 bits of a product, in one instruction: of (u64)a * b the compiler makes another addition. */
+/* All 64 bits of a product in one instruction: of (u64)a * b the compiler makes an addition more. */
 DEVICE u64 multiply_wide(u32 a, u32 b)
 {
     u64 product;
@@ -108,8 +108,8 @@ DEVICE float exp2_approximate(float x)
     return y;
 }
 
-/* Stores of 16 and 8 bytes, aligned so. The compiler takes one apart where another branch stores the
- * same elements one by one. */
+/* Stores of 16 and 8 bytes, aligned so. The compiler takes one apart where another branch stores
+ * the same elements one by one. */
 DEVICE void store_vector(void *to, uint4 x)
 {
     asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(x.x), "r"(x.y),

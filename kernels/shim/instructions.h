@@ -1,4 +1,4 @@
-/* Twins of kernels/cuda/ptx.cuh: what each instruction computes, from the layouts of its registers. */
+/* Twins of kernels/cuda/ptx.cuh: what instructions compute, from the layouts of their registers. */
 #ifndef BITSPIN_SHIM_INSTRUCTIONS_H
 #define BITSPIN_SHIM_INSTRUCTIONS_H
 

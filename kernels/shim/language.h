@@ -125,7 +125,10 @@ DEVICE u32 __byte_perm(u32 a, u32 b, u32 selector)
 {
     const u64 bytes = (u64)b << 32 | a;
     u32 result = 0;
-    for (int i = 0; i < 4; i++) result |= (u32)(bytes >> 8 * (selector >> 4 * i & 7u) & 0xffu) << 8 * i;
+    for (int i = 0; i < 4; i++) {
+        const u32 from = selector >> 4 * i & 7u;
+        result |= (u32)(bytes >> 8 * from & 0xffu) << 8 * i;
+    }
     return result;
 }
 

@@ -22,7 +22,7 @@ enum Kind { READ, WRITE, ATOMIC };
 enum Flags : uint16_t {
     IS_SPLIT = 1,   /* of a word: its bytes are watched one by one */
     IS_ATOMIC = 2,  /* the last write was */
-    BY_LANES = 4,   /* the last write was atomic, by several lanes of a warp with no barrier between */
+    BY_LANES = 4,   /* it was, by several lanes of a warp with no barrier between */
     BY_WARPS = 8,   /* by several warps */
     BY_BLOCKS = 16, /* by several blocks */
     UNDER_WAY = 32, /* an asynchronous copy */
@@ -34,7 +34,7 @@ struct Cell {
     uint32_t read_epoch, read_warp_epoch;   /* of the last reads of this block */
     uint32_t other_read_epoch;              /* of a read by a block before this one */
     uint16_t writer, reader, other_reader;  /* threads */
-    uint16_t lane_reader; /* another reader in the reader's warp since its last barrier, or reader */
+    uint16_t lane_reader; /* another reader of the same warp since its last barrier, or reader */
     uint16_t far_reader;  /* a reader in another warp in the same epoch, or reader */
     uint16_t flags;
 };
@@ -212,7 +212,8 @@ void touch(const Space &space, Cell &cell, Kind kind, uintptr_t offset)
     uintptr_t distance = 1 << 20;
     for (int i = 0; i < n_spaces; i++) {
         const Space &space = spaces[i];
-        const uintptr_t away = address < space.begin ? space.begin - address : address - space.begin;
+        const bool is_before = address < space.begin;
+        const uintptr_t away = is_before ? space.begin - address : address - space.begin;
         if (away < distance || (address >= space.begin && address <= space.end)) {
             near = &space;
             distance = away;

@@ -220,8 +220,9 @@ void release(int first, int n, State state)
 
 void fail_divergent()
 {
-    static const char *const states[N_STATES] = {"can go on", "is at __syncthreads", "is at __syncwarp",
-                                                 "is at a warp function", "has ended"};
+    static const char *const states[N_STATES] = {"can go on", "is at __syncthreads",
+                                                 "is at __syncwarp", "is at a warp function",
+                                                 "has ended"};
     const Thread *first = &threads[first_thread], *other = first;
     while (other->state == first->state) other++;
     std::snprintf(message, sizeof message,
