@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
 from bnn.integer import IntegerNet
 from bnn.models import BinaryConvNet
@@ -72,8 +73,7 @@ def predict_logits(
     try:
         with torch.no_grad():
             parts = [
-                # A copy: torch warns about read-only memory, which mapped arrays are.
-                net(torch.from_numpy(images[start : start + batch_size].copy())).numpy()
+                net(_on_device_of(net, images[start : start + batch_size])).cpu().numpy()
                 for start in range(0, max(len(images), 1), batch_size)
             ]
     finally:
@@ -152,12 +152,12 @@ def agreement(
             integers = integer_net.activations(part)
             logits.append(integers[-1])
             with torch.no_grad():
-                floats = net.activations(torch.from_numpy(part.copy()))
-                classes = net.logits_of(floats[-1]).numpy().argmax(axis=1)
+                floats = net.activations(_on_device_of(net, part))
+                classes = net.logits_of(floats[-1]).cpu().numpy().argmax(axis=1)
             n_same += int((classes == integers[-1].argmax(axis=1)).sum())
             for float_bits, integer_bits in zip(floats, integers, strict=False):
                 n_bits += integer_bits.size
-                mapped = float_bits.permute(0, 2, 3, 1).numpy()
+                mapped = float_bits.permute(0, 2, 3, 1).cpu().numpy()
                 n_mismatches += int((mapped != integer_bits).sum())
     finally:
         net.train(was_training)
@@ -168,3 +168,8 @@ def agreement(
         n_bit_mismatches=n_mismatches,
         integer_logits=np.concatenate(logits),
     )
+
+
+def _on_device_of(net: BinaryConvNet, images: NDArray[np.uint8]) -> Tensor:
+    # A copy: torch warns about read-only memory, which mapped arrays are.
+    return torch.from_numpy(images.copy()).to(next(net.parameters()).device)

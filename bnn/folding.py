@@ -98,7 +98,7 @@ def fold_norm(
         If a parameter or a statistic is not finite.
     """
     mean, var, gamma, beta = (
-        tensor.detach().double().numpy()
+        tensor.detach().cpu().double().numpy()
         for tensor in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
     )
     if not all(np.isfinite(values).all() for values in (mean, var, gamma, beta)):
@@ -150,7 +150,7 @@ def _integer_stage(stage: Stage, name: str, input_shape: tuple[int, int, int]) -
 
 
 def _integer_bias(head: Int8Head) -> NDArray[np.int32]:
-    bias = head.integer_bias().detach().double().numpy()
+    bias = head.integer_bias().detach().cpu().double().numpy()
     if not (np.abs(bias) < 1 << 31).all():  # also false for nan
         raise ValueError(f"head: expected a bias that fits int32, got up to {np.abs(bias).max()}")
     return bias.astype(np.int32)
@@ -158,4 +158,5 @@ def _integer_bias(head: Int8Head) -> NDArray[np.int32]:
 
 def _to_int8(weights: Tensor) -> NDArray[np.int8]:
     """Reorder (C_out, C_in, KH, KW) to (C_out, KH, KW, C_in) and convert integral floats."""
-    return np.ascontiguousarray(weights.detach().permute(0, 2, 3, 1).numpy().astype(np.int8))
+    rows = weights.detach().permute(0, 2, 3, 1)
+    return np.ascontiguousarray(rows.cpu().numpy().astype(np.int8))

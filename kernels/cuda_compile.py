@@ -14,12 +14,14 @@ import shutil
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
+
+import torch
 
 from kernels.build import cache_folder
 from kernels.cuda_source import CudaSource, cuda_source
@@ -32,6 +34,8 @@ OPTIONS: Final = ("-std=c++17", "-default-device")
 """Of NVRTC and of CuPy."""
 
 _INSTALL: Final = "pip install 'bitspin[test]'"
+_NVRTC: Final = {13: "nvidia-cuda-nvrtc", 12: "nvidia-cuda-nvrtc-cu12"}
+"""Major number of CUDA -> package of its compiler."""
 _FUNCTION = re.compile(r"^\s*\.text\.(\w+):", re.MULTILINE)
 _INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Za-z0-9_.]*)")
 _LOCAL_CALL = re.compile(r"\bCALL\.[A-Z.]+ `\(\.L_")
@@ -101,8 +105,14 @@ def cubin_path(name: str, architecture: str) -> Path:
     key = repr((source.text, architecture, OPTIONS, nvrtc_version()))
     digest = hashlib.sha256(key.encode()).hexdigest()[:32]
     path = cache_folder().parent / "cuda" / f"{name}-{architecture}-{digest}.cubin"
-    if not path.exists():
-        _write(path, compile_cubin(source, architecture))
+    if path.exists():
+        return path
+    cubin = compile_cubin(source, architecture)
+    try:
+        _write(path, cubin)
+    except OSError:  # where the cache cannot be written, this process has its own
+        path = Path(_own_cache().name) / path.name
+        _write(path, cubin)
     return path
 
 
@@ -167,6 +177,11 @@ def _write(path: Path, data: bytes) -> None:
     os.replace(file.name, path)
 
 
+@cache
+def _own_cache() -> "tempfile.TemporaryDirectory[str]":
+    return tempfile.TemporaryDirectory(prefix="bitspin-cuda-")
+
+
 def _run(package: str, program: str, *arguments: str) -> str:
     command = [str(_program(package, program)), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -182,17 +197,25 @@ def _program(package: str, program: str) -> Path:
 
 @cache
 def _nvrtc() -> Any:
-    candidates = (
-        _packaged("nvidia-cuda-nvrtc", "libnvrtc.so.13"),
-        "libnvrtc.so.13",
-        "libnvrtc.so.12",
-    )
-    for candidate in filter(None, candidates):
+    for candidate in _nvrtc_candidates():
         try:
-            return ctypes.CDLL(str(candidate))
+            return ctypes.CDLL(candidate)
         except OSError:
             continue
     raise BackendUnavailable(f"NVRTC is missing; {_INSTALL}")
+
+
+def _nvrtc_candidates() -> Iterator[str]:
+    """Of torch's own CUDA first: a driver of CUDA 12 loads nothing that CUDA 13 has compiled."""
+    is_older = (torch.version.cuda or "").startswith("12.")
+    roots = [os.environ.get(name) for name in ("CUDA_PATH", "CUDA_HOME")]
+    for major in sorted(_NVRTC, reverse=not is_older):
+        file = f"libnvrtc.so.{major}"
+        packaged = _packaged(_NVRTC[major], file)
+        if packaged is not None:
+            yield str(packaged)
+        yield file
+        yield from (f"{root}/lib64/{file}" for root in filter(None, [*roots, "/usr/local/cuda"]))
 
 
 def _packaged(package: str, file: str) -> Path | None:

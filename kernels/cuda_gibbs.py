@@ -373,11 +373,21 @@ class GibbsChain:
     def _replay(self, n_sweeps: int) -> None:
         captured = self._graphs.get(n_sweeps)
         if captured is None:
-            captured = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(captured):
+            is_first = n_sweeps not in self._graphs
+            if is_first:  # nothing can be loaded in a capture, neither kernels nor cuBLAS
                 self._sweeps(n_sweeps)
-            self._graphs[n_sweeps] = captured
+            captured = self._graphs[n_sweeps] = self._capture(n_sweeps)
+            if is_first:
+                return
         captured.replay()
+
+    def _capture(self, n_sweeps: int) -> torch.cuda.CUDAGraph:
+        captured, device = torch.cuda.CUDAGraph(), self.launcher.device
+        with torch.cuda.device(device):
+            stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            with torch.cuda.graph(captured, stream=stream):
+                self._sweeps(n_sweeps)
+        return captured
 
     def _sweeps(self, n_sweeps: int) -> None:
         for i in range(n_sweeps):

@@ -182,8 +182,12 @@ def launcher_for(device: torch.device) -> CupyLauncher:
     BackendUnavailable
         As :class:`CupyLauncher`.
     """
-    index = torch.cuda.current_device() if device.index is None else device.index
-    return _launcher(index)
+    return _launcher(_current_device() if device.index is None else device.index)
+
+
+def _current_device() -> int:
+    """Number of torch's device; where there is none, of the one that a launcher then misses."""
+    return torch.cuda.current_device() if torch.cuda.is_available() else 0
 
 
 @cache

@@ -206,7 +206,7 @@ class Trainer:
         return info
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, int]]:
-        """Everything that a resumed training needs: tensors (copies) and counters."""
+        """Everything that a resumed training needs: tensors (copies on the CPU) and counters."""
         tensors = {
             "weights": self.machine.weights,
             "visible_bias": self.machine.visible_bias,
@@ -217,7 +217,7 @@ class Trainer:
             "chain_hidden": self._chains.hidden,
         }
         numbers = {"step": self._step, "sweep": self._chains.sweep, **self._identity()}
-        return {name: tensor.clone() for name, tensor in tensors.items()}, numbers
+        return {name: t.to("cpu", copy=True) for name, t in tensors.items()}, numbers
 
     def load_state(self, tensors: dict[str, Tensor], numbers: dict[str, int]) -> None:
         """Continue from what ``state`` gave, with the same configuration and data.

@@ -98,10 +98,10 @@ def exact_log_partition(machine: RBM) -> float:
     free_energy = (
         model.hidden_free_energy if model.n_hidden <= model.n_visible else model.free_energy
     )
-    total = torch.tensor(-math.inf, dtype=torch.float64)
+    total = model.weights.new_full((), -math.inf)
     for start in range(0, 1 << n_units, _STATES_PER_CHUNK):
         stop = min(start + _STATES_PER_CHUNK, 1 << n_units)
-        states = enumerate_bits(n_units, start, stop)
+        states = enumerate_bits(n_units, start, stop).to(total.device)
         total = torch.logaddexp(total, torch.logsumexp(-free_energy(states), dim=0))
     return total.item()
 
@@ -175,7 +175,7 @@ def _anneal(
     bias_change = model.visible_bias.to(torch.float64) - base.to(torch.float64)
     p_base = torch.sigmoid(base).expand(n_chains, -1)
     visible = bernoulli(p_base, seed, Purpose.AIS_VISIBLE, chains, 0)
-    log_weights = torch.zeros(n_chains, dtype=torch.float64)
+    log_weights = torch.zeros(n_chains, dtype=torch.float64, device=visible.device)
     for number in range(1, n_temperatures + 1):
         old, new = (number - 1) / n_temperatures, number / n_temperatures
         field = model.hidden_field(visible)

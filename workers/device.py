@@ -76,8 +76,10 @@ def training_device(config: "RunConfig") -> torch.device:
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read by cuBLAS when it starts
     from kernels.cuda_launch import launcher_for
 
-    device = torch.device("cuda", 0)  # Ray shows a worker only the one that it reserved
-    launcher_for(device).prepare()
+    # Ray shows a task only the GPU that it reserved; workers of a group see each other's GPUs, and
+    # Ray has made the own one current.
+    launcher = launcher_for(torch.device("cuda"))
+    launcher.prepare()
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
-    return device
+    return launcher.device

@@ -54,7 +54,7 @@ def complete(
     """
     _check(model, visible, known, p_on, n_steps, n_burn_in)
     state = clamped.init(model, visible, known, p_on=p_on, seed=seed)
-    total = torch.zeros(state.gibbs.visible.shape, dtype=torch.float64)
+    total = torch.zeros_like(state.gibbs.visible, dtype=torch.float64)
     for number in range(n_burn_in + n_steps):
         state, info = clamped.step(model, state, seed=seed)
         if number >= n_burn_in:

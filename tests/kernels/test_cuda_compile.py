@@ -1,5 +1,7 @@
 """Reading machine code; what is missing is one line."""
 
+from pathlib import Path
+
 import pytest
 
 from kernels import cuda_compile as module
@@ -127,3 +129,28 @@ def test_what_is_missing_is_one_line(monkeypatch):
         module._run("nvidia-cuda-nvdisasm", "nvdisasm")
     for cached in (module._nvrtc, module._program):
         cached.cache_clear()
+
+
+@pytest.mark.parametrize(("version", "first"), [("13.0", "13"), ("12.8", "12"), (None, "13")])
+def test_the_compiler_is_that_of_torch_if_there_is_one(monkeypatch, version, first):
+    packages = {"nvidia-cuda-nvrtc": "/13/", "nvidia-cuda-nvrtc-cu12": "/12/"}
+    monkeypatch.setattr(module, "_packaged", lambda package, file: Path(packages[package] + file))
+    monkeypatch.setattr(module.torch.version, "cuda", version)
+    monkeypatch.setenv("CUDA_PATH", "/opt/cuda")
+    candidates = list(module._nvrtc_candidates())
+    other = {"12": "13", "13": "12"}[first]
+    assert candidates[:3] == [
+        *(f"/{first}/libnvrtc.so.{first}", f"libnvrtc.so.{first}"),
+        f"/opt/cuda/lib64/libnvrtc.so.{first}",
+    ]
+    assert f"/{other}/libnvrtc.so.{other}" in candidates
+
+
+@pytest.mark.usefixtures("nvrtc", "fresh")
+def test_a_cache_that_cannot_be_written_is_done_without(monkeypatch, tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(file))
+    path = cubin_path("planted", "sm_80")
+    assert path.read_bytes().startswith(b"\x7fELF")
+    assert tmp_path not in path.parents

@@ -69,13 +69,19 @@ def test_every_kernel_is_compiled_before_training_on_a_gpu(monkeypatch):
     prepared = []
 
     class Launcher:
+        device = torch.device("cuda", 1)  # the current one, in a group
+
         def prepare(self):
             prepared.append("all")
 
+    def launcher_for(device):
+        assert device.index is None
+        return Launcher()
+
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
-    monkeypatch.setattr("kernels.cuda_launch.launcher_for", lambda device: Launcher())
+    monkeypatch.setattr("kernels.cuda_launch.launcher_for", launcher_for)
     try:
-        assert training_device(CUDA) == torch.device("cuda", 0)
+        assert training_device(CUDA) == torch.device("cuda", 1)
         assert prepared == ["all"]
         assert torch.are_deterministic_algorithms_enabled()
     finally:

@@ -1,5 +1,7 @@
 """Half-steps and chains of Gibbs sampling on CUDA against the CPU's sampler."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -203,6 +205,31 @@ def test_chain_is_a_loop_of_the_cpu_sampler(launcher, on, runs):
         chain.run(n_sweeps)
     assert chain.sweep == 9
     visible, hidden = chain_by_hand(*parts, 4, 6)
+    assert np.array_equal(chain.visible.cpu().numpy().view(np.uint32), pack_bits(visible))
+    assert np.array_equal(chain.hidden.cpu().numpy().view(np.uint32), pack_bits(hidden))
+
+
+@pytest.mark.parametrize("graph", [None, True])
+def test_a_graph_is_captured_once_and_after_a_plain_run(launcher, on, monkeypatch, graph):
+    """With a graph that launches the kernels anew."""
+    chain, parts = a_chain(launcher, on)
+    calls = []
+
+    def note(name):
+        calls.append(name)
+        GibbsChain._sweeps(chain, 1)
+
+    monkeypatch.setattr(chain, "_has_graph", True)
+    monkeypatch.setattr(chain, "_sweeps", lambda n_sweeps: note("plain"))
+    monkeypatch.setattr(
+        chain,
+        "_capture",
+        lambda n_sweeps: calls.append("capture") or SimpleNamespace(replay=lambda: note("replay")),
+    )
+    for _ in range(3):
+        chain.run(1, graph=graph)
+    assert calls == ["plain", "capture", "replay", "replay"]
+    visible, hidden = chain_by_hand(*parts, 3, 6)
     assert np.array_equal(chain.visible.cpu().numpy().view(np.uint32), pack_bits(visible))
     assert np.array_equal(chain.hidden.cpu().numpy().view(np.uint32), pack_bits(hidden))
 

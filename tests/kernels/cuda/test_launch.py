@@ -143,8 +143,9 @@ def test_hopper_is_compiled_with_its_own_instructions():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_without_a_device_one_line_says_so():
     assert "expected a CUDA device" in missing()
-    with pytest.raises(BackendUnavailable, match="use the CPU"):
-        launcher_for(torch.device("cuda", 0))
+    for device in ("cuda", "cuda:0"):
+        with pytest.raises(BackendUnavailable, match="use the CPU"):
+            launcher_for(torch.device(device))
 
 
 def test_a_missing_cupy_is_named_with_what_installs_it(monkeypatch):
