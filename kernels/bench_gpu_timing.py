@@ -99,7 +99,7 @@ def _prepare(contender: Contender) -> tuple[Callable[[], Any], int]:
     if not contender.is_graph:
         return sample, n_calls
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         sample()
     graph.replay()
     return graph.replay, n_calls

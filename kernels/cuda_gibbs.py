@@ -385,7 +385,7 @@ class GibbsChain:
         captured, device = torch.cuda.CUDAGraph(), self.launcher.device
         with torch.cuda.device(device):
             stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-            with torch.cuda.graph(captured, stream=stream):
+            with torch.cuda.graph(captured, stream=stream, capture_error_mode="thread_local"):
                 self._sweeps(n_sweeps)
         return captured
 

@@ -165,7 +165,12 @@ def bernoulli(
     rows = np.arange(row_begin, row_begin + values.shape[0])
     draw = sampling.bernoulli_probabilities if of_probabilities else sampling.bernoulli
     words = draw(
-        view(values), seed=seed, purpose=Purpose(purpose), rows=rows, step=step, index=index
+        view(values),
+        seed=seed % (1 << 64),  # a signed integer holds its bits
+        purpose=Purpose(purpose),
+        rows=rows,
+        step=step,
+        index=index,
     )
     return _words_tensor(words)
 

@@ -161,7 +161,7 @@ def bernoulli(
     return draw(
         launcher,
         values,
-        seed=seed,
+        seed=seed % (1 << 64),  # a signed integer holds its bits
         purpose=Purpose(purpose),
         step=step,
         index=index,

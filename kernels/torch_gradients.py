@@ -71,7 +71,10 @@ def _save_conv2d_train(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 
 
 def _conv2d(ctx: Any, gradient: Tensor, *of_words: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The signs exist as reals only here, for the library's convolutions of reals."""
+    """The signs exist as reals only here, for the library's convolutions of reals.
+
+    On CUDA a float32 gradient is rounded as ``torch.backends.cudnn.allow_tf32`` says.
+    """
     words, within, weight = ctx.saved_tensors
     high, wide = ctx.padding
     height, width = words.shape[1:3]

@@ -362,7 +362,7 @@ def bernoulli(
     field
         Shape (rows, n), float32, contiguous: log odds of being on.
     seed
-        0 <= seed < 2**63, because an integer of torch is signed.
+        64-bit. ``torch.ops.bitspin.bernoulli`` takes its bits as a signed integer.
     purpose, step, index
         The stream, as in :func:`kernels.random_words`.
     row_begin
@@ -378,7 +378,8 @@ def bernoulli(
     TypeError, ValueError
         If ``field`` is another, or a number does not fit in its part of the counter.
     """
-    words: Tensor = _call("bernoulli", field, seed, int(purpose), step, index, row_begin)
+    stream = (_signed(seed), int(purpose), step, index, row_begin)
+    words: Tensor = _call("bernoulli", field, *stream)
     return words
 
 
@@ -396,7 +397,7 @@ def bernoulli_probabilities(
     Parameters, result and errors are those of :func:`bernoulli` with probabilities instead of
     fields: at or below 0 and NaN are off, 1 and above are on.
     """
-    stream = (seed, int(purpose), step, index, row_begin)
+    stream = (_signed(seed), int(purpose), step, index, row_begin)
     words: Tensor = _call("bernoulli", probabilities, *stream, True)
     return words
 
@@ -429,6 +430,13 @@ def batch_products(visible: Tensor, n_visible: int, hidden: Tensor, n_hidden: in
 
 def _needs_gradient(x: Tensor, weight: Tensor) -> bool:
     return torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+
+
+def _signed(seed: int) -> int:
+    """The 64 bits of a seed as torch's integers are: signed."""
+    if not 0 <= seed < 1 << 64:
+        raise ValueError(f"seed: expected 0 <= seed < 2**64, got {seed}")
+    return seed - (1 << 64) if seed >> 63 else seed
 
 
 def _call(name: str, *arguments: Any) -> Any:

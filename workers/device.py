@@ -81,5 +81,7 @@ def training_device(config: "RunConfig") -> torch.device:
     launcher = launcher_for(torch.device("cuda"))
     launcher.prepare()
     torch.use_deterministic_algorithms(True)
+    # Kernels write all of an output.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
     return launcher.device

@@ -374,6 +374,16 @@ def test_bernoulli_compares_the_uniforms_of_the_stream() -> None:
     assert torch.equal(torch.cat(parts), words)
 
 
+def test_a_seed_has_64_bits() -> None:
+    field, seed = _normal(3, 40), (1 << 64) - 5
+    words = torch_ops.bernoulli(field, seed=seed, purpose=Purpose.SWAPS)
+    u = uniform(seed, Purpose.SWAPS, 40, rows=np.arange(3))
+    assert np.array_equal(torch_ops.unpack(words, 40).numpy(), u < torch.sigmoid(field).numpy())
+    for wrong in (-1, 1 << 64):
+        with pytest.raises(ValueError, match="seed: expected 0 <= seed"):
+            torch_ops.bernoulli(field, seed=wrong, purpose=Purpose.SWAPS)
+
+
 def test_bernoulli_of_probabilities_is_exact() -> None:
     u = torch.from_numpy(uniform(3, Purpose.SWAPS, 70, rows=np.arange(6, 9), step=4, index=1))
     for p, on in ((u, 0.0), (u.nextafter(torch.tensor(2.0)), 1.0), (1 - u, u < 1 - u)):
