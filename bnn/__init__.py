@@ -1,5 +1,6 @@
 """Binary neural networks: layers, training by logical shards, the integer network, export."""
 
+from bnn import losses, metrics, optimizers
 from bnn.evaluation import Agreement, Evaluation, agreement, evaluate, predict_logits
 from bnn.export import export, to_model
 from bnn.folding import integerize
@@ -34,6 +35,9 @@ __all__ = [
     "export",
     "fit",
     "integerize",
+    "losses",
+    "metrics",
+    "optimizers",
     "predict_logits",
     "recommended_epochs",
     "sign",
