@@ -133,7 +133,8 @@ def _tversky_term(
     """T of each region; ``p`` and ``members`` have the two classes in front, background first."""
     true_positive = (members * p).sum(dim=axis, keepdim=True)
     false_negative = (members * p.flip(0)).sum(dim=axis, keepdim=True)
-    false_positive = (members.flip(0) * p).sum(dim=axis, keepdim=True)
+    # What one class misses is false in the other: FP_0 = FN_1, FP_1 = FN_0.
+    false_positive = false_negative.flip(0)
     # 1 - TI is this quotient, without the cancellation near TI = 1.
     wrong = delta * false_negative + (1 - delta) * false_positive
     rest = (wrong / (true_positive + wrong + smooth)).clamp(min=_STEEP)

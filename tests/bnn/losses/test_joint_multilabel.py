@@ -18,8 +18,7 @@ from bnn.losses.joint_multilabel import (
 from bnn.losses.label_relations import correlation_relations, emotion_relations
 from bnn.quantizers import ste_sign
 
-# The eigenvalues of the emotions are 0, 2 - sqrt 2 and 2 + sqrt 2.
-LARGEST = 2 + math.sqrt(2)
+LARGEST = 2 + math.sqrt(2)  # eigenvalue of the emotions' relations
 
 
 def batch(n: int, n_labels: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
