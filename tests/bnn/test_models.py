@@ -102,7 +102,7 @@ def test_wrong_images_are_refused() -> None:
         ({"n_classes": 1}, "n_classes: expected 2 or more"),
         ({"widths": ()}, "widths: expected one or more"),
         ({"widths": (8, 0)}, "widths: expected one or more"),
-        ({"quantizer": "tanh"}, r"quantizer: expected one of \['approx_sign', 'ste_sign'\]"),
+        ({"quantizer": "tanh"}, r"quantizer: expected one of .*'approx_sign', .*'ste_sign'"),
     ],
 )
 def test_wrong_architecture_is_refused(arguments: dict[str, object], message: str) -> None:
