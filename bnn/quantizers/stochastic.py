@@ -26,7 +26,7 @@ def stochastic_sign(x: Tensor, *, seed: int, step: int, layer: int, row_begin: i
         Shape (rows, ...), floating: samples, or output channels of a weight. At or below -1 it is
         always -1, at or above 1 always +1, NaN is -1. The probability is computed in float32.
     seed
-        0 <= seed < 2**63.
+        0 <= seed < 2**64.
     step, layer
         32 and 24 bits. Two draws with the same seed, step and layer are the same.
     row_begin
@@ -94,8 +94,8 @@ class StochasticSign(Quantizer):
 
 
 def _check_seed(seed: int) -> None:
-    if not 0 <= seed < 1 << 63:
-        raise ValueError(f"seed: expected 0 <= seed < 2**63, got {seed}")
+    if not 0 <= seed < 1 << 64:
+        raise ValueError(f"seed: expected 0 <= seed < 2**64, got {seed}")
 
 
 def _draw(x: Tensor, *, seed: int, step: int, layer: int, row_begin: int) -> Tensor:

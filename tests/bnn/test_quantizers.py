@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bnn.quantizers import QUANTIZER_MODULES, QUANTIZERS, Quantizer, approx_sign, sign, ste_sign
+from bnn.quantizers import QUANTIZER_MODULES, QUANTIZERS, Quantizer, sign, ste_sign
 from kernels import Purpose, normal
 
 POINTS = [-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0]
@@ -245,7 +245,3 @@ def test_swish_beta_is_the_slope_at_zero_and_checked() -> None:
     assert slope(swish_sign(beta=3.0), torch.zeros(1)).tolist() == [3.0]
     with pytest.raises(ValueError, match="beta: expected beta > 0, got 0"):
         swish_sign(beta=0)
-
-
-def test_approx_sign_keeps_dtype() -> None:
-    assert approx_sign(torch.zeros(2, dtype=torch.float64)).dtype == torch.float64

@@ -14,11 +14,14 @@ def normals(*shape: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("is_channels_last", [False, True])
-def test_draws_are_those_of_their_address(is_channels_last: bool) -> None:
+@pytest.mark.parametrize("seed", [3, 2**64 - 3])
+def test_draws_are_those_of_their_address(is_channels_last: bool, seed: int) -> None:
     x = normals(6, 5, 3, 2)
     layout = torch.channels_last if is_channels_last else torch.contiguous_format
-    y = stochastic_sign(x.contiguous(memory_format=layout), row_begin=9, **ADDRESS)
-    u = uniform(3, Purpose.DROPOUT, 30, rows=np.arange(9, 15), step=2, index=1)
+    y = stochastic_sign(
+        x.contiguous(memory_format=layout), row_begin=9, **(ADDRESS | {"seed": seed})
+    )
+    u = uniform(seed, Purpose.DROPOUT, 30, rows=np.arange(9, 15), step=2, index=1)
     p = np.clip((x.numpy().reshape(6, 30) + np.float32(1)) / 2, 0, 1)
     assert torch.equal(y, torch.from_numpy(np.where(u < p, 1.0, -1.0)).float().reshape(x.shape))
     assert y.is_contiguous(memory_format=layout)
@@ -71,8 +74,8 @@ def test_odd_shapes(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"seed": -1}, r"seed: expected 0 <= seed < 2\*\*63, got -1"),
-        ({"seed": 1 << 63}, r"seed: expected 0 <= seed < 2\*\*63"),
+        ({"seed": -1}, r"seed: expected 0 <= seed < 2\*\*64, got -1"),
+        ({"seed": 1 << 64}, r"seed: expected 0 <= seed < 2\*\*64"),
         ({"step": 1 << 32}, r"step: expected 0 <= step < 2\*\*32"),
         ({"layer": 1 << 24}, r"index: expected 0 <= index < 2\*\*24"),
     ],
