@@ -20,9 +20,10 @@ PRECISIONS: Final = {
     OpCode.CONV_I8: "8 x 8 bit",
     OpCode.CONV_B1: "1 x 1 bit",
     OpCode.CONV_B1_I8: "1 x 8 bit",
-    OpCode.DENSE_I32: "32 x 8 bit",
+    OpCode.CONV_I32: "32 x 8 bit",
     OpCode.SCALE: "32 x 32 bit",
     OpCode.AVERAGE_POOL: "32 x 32 bit",
+    OpCode.MULTIPLY: "32 x 32 bit",
 }
 """Operation -> widths of the two factors that it multiplies; the others multiply nothing."""
 
@@ -129,6 +130,7 @@ def _detail(op: Op, model: Model) -> str:
     if op.zero_border:
         words.append("border 0")
     words += ["to bits"] if op.threshold is not None else []
+    words += ["from " + ", ".join(map(str, op.start))] if op.code is OpCode.SLICE else []
     return ", ".join(words)
 
 
@@ -140,8 +142,6 @@ def _multiplications(op: Op, model: Model) -> int:
     if op.weights is None:
         return prod(out)
     weights = model.tensors[op.weights].dims
-    if op.code is OpCode.DENSE_I32:
-        return prod(weights)
     places = [
         (data[axis] + 2 * op.padding[axis] - weights[1 + axis]) // op.stride[axis] + 1
         for axis in (0, 1)

@@ -55,8 +55,9 @@ class OpCode(IntEnum):
     """acc = sum (+-1) * w over bits and int8 weights; the border as in CONV_B1."""
     CONV_I8 = 4
     """acc = sum x * w over int8 data and int8 weights; the border is 0."""
-    DENSE_I32 = 5
-    """acc = sum x * w over int32 data and int8 weights (C_out, H, W, C) that cover it."""
+    CONV_I32 = 5
+    """acc = sum x * w over int32 data and int8 weights; the border is 0. Version 1.1 has it as a
+    dense layer only: weights (C_out, H, W, C) that cover the data."""
     THRESHOLD = 6
     """bit = (x >= t) ^ flip, per channel, of integers."""
     SCALE = 7
@@ -69,6 +70,12 @@ class OpCode(IntEnum):
     """SCALE of the sum of a window; outside is 0, so 1 / (window) is part of m."""
     LOOKUP = 11
     """y = table[clamp(x, -n / 2, n / 2 - 1) + n / 2] of n entries: a sigmoid, or any function."""
+    CONCAT = 12
+    """Channels of x, then those of residual. This and what follows since version 1.2."""
+    SLICE = 13
+    """Box of rows, columns and channels of int32, or of bits by whole words of 32 channels."""
+    MULTIPLY = 14
+    """y = (x * residual + 2^(s-1)) >> s, element by element: the gates of a recurrent cell."""
 
 
 @dataclass(frozen=True)
@@ -113,13 +120,18 @@ class Op:
     multiplier: int | None = None
     """m of SCALE and AVERAGE_POOL, int32 (1, C); or (3, C): m where x >= knee, m below, knee."""
     residual: int | None = None
-    """Second summand of ADD."""
+    """Second summand of ADD, second factor of MULTIPLY, second part of CONCAT."""
     groups: int = 1
     """Of a convolution: channels are split into so many, which do not see each other."""
     shift: int = 0
-    """s of SCALE and AVERAGE_POOL, 1 to 31."""
+    """s of SCALE, AVERAGE_POOL and MULTIPLY, 1 to 31."""
     zero_border: bool = False
     """Outside the image is 0 instead of -1; CONV_B1 and CONV_B1_I8 only."""
+    start: tuple[int, int, int] = (0, 0, 0)
+    """First row, column and channel of SLICE; of bits the channel is a multiple of 32."""
+    size: tuple[int, int, int] = (0, 0, 0)
+    """Rows, columns and channels of SLICE; of bits the channels are a multiple of 32, or all the
+    rest. Zeros in other operations."""
 
     @property
     def constants(self) -> tuple[int, ...]:
@@ -144,7 +156,11 @@ class Model:
 
 _ITEM_BYTES = {DType.U8: 1, DType.I8: 1, DType.I32: 4, DType.I64: 8, DType.U16: 2}
 CONVOLUTIONS: Final = (OpCode.CONV_U8, OpCode.CONV_B1, OpCode.CONV_B1_I8, OpCode.CONV_I8)
+"""What may pool, threshold and need memory to work in; CONV_I32 does none of it."""
 POOLS: Final = (OpCode.MAX_POOL, OpCode.AVERAGE_POOL)
+SCALES: Final = (OpCode.SCALE, OpCode.AVERAGE_POOL)
+SHIFTED: Final = (*SCALES, OpCode.MULTIPLY)
+GROUPED: Final = (*CONVOLUTIONS, OpCode.CONV_I32)
 
 
 def output_shape(op: Op, tensors: Sequence[Tensor]) -> tuple[int, int, int]:
@@ -158,25 +174,54 @@ def output_shape(op: Op, tensors: Sequence[Tensor]) -> tuple[int, int, int]:
     data = tensors[op.data].dims
     if len(data) != 3:
         raise ModelFormatError(f"data: expected (H, W, C), got {data}")
-    if op.weights is not None and op.code in CONVOLUTIONS:
+    if op.code is OpCode.CONV_I32 and op.pool != (1, 1):
+        raise ModelFormatError(f"params: CONV_I32 takes no pool, got {op.pool}; append MAX_POOL")
+    if op.weights is not None and op.code in GROUPED:
         return _convolution_shape(op, data, tensors[op.weights].dims)
     if op.code in POOLS:
         sizes = [_size(op, axis, data, op.pool[axis], 1) for axis in (0, 1)]
         return sizes[0], sizes[1], data[2]
     if (op.stride, op.padding, op.pool) != ((1, 1), (0, 0), (1, 1)):
         raise ModelFormatError(f"params: {op.code.name} takes no stride, padding or pool")
-    if op.weights is not None and op.code is OpCode.DENSE_I32:
-        weights = tensors[op.weights].dims
-        if weights[1:] != data:
-            raise ModelFormatError(
-                f"weights: expected (C_out, H, W, C) with data {data}, got {weights}"
-            )
-        return 1, 1, weights[0]
+    if op.code is OpCode.SLICE:
+        return _slice_shape(op, tensors[op.data])
+    if op.code is OpCode.CONCAT and op.residual is not None:
+        return _concat_shape(data, tensors[op.residual].dims)
     if op.residual is not None and tensors[op.residual].dims != data:
         raise ModelFormatError(
             f"residual: expected the shape of data {data}, got {tensors[op.residual].dims}"
         )
     return data[0], data[1], data[2]
+
+
+def is_dense(op: Op, tensors: Sequence[Tensor]) -> bool:
+    """Tell if a CONV_I32 is what version 1.1 knows: weights cover the data, nothing else is set."""
+    covers = op.weights is not None and tensors[op.weights].dims[1:] == tensors[op.data].dims
+    return covers and (op.stride, op.padding, op.groups) == ((1, 1), (0, 0), 1)
+
+
+def _slice_shape(op: Op, data: Tensor) -> tuple[int, int, int]:
+    ends = [at + n for at, n in zip(op.start, op.size, strict=True)]
+    inside = all(end <= n for end, n in zip(ends, data.dims, strict=True))
+    if min(op.start) < 0 or min(op.size) < 1 or not inside:
+        raise ModelFormatError(
+            f"slice: expected a box inside of data {data.dims}, got {op.size} from {op.start} on"
+        )
+    channels = data.dims[2]
+    if data.dtype is DType.BITS and (op.start[2] % 32 or (op.size[2] % 32 and ends[2] < channels)):
+        raise ModelFormatError(
+            f"slice: expected whole words of 32 of the {channels} bits, or all the rest, "
+            f"got {op.size[2]} from {op.start[2]} on; slice before the threshold"
+        )
+    return op.size
+
+
+def _concat_shape(data: tuple[int, ...], residual: tuple[int, ...]) -> tuple[int, int, int]:
+    if len(residual) != 3 or residual[:2] != data[:2]:
+        raise ModelFormatError(
+            f"residual: expected height and width of data {data}, got {residual}"
+        )
+    return data[0], data[1], data[2] + residual[2]
 
 
 def _convolution_shape(
@@ -217,11 +262,13 @@ def logical_digest(model: Model) -> str:
         # What version 1.0 did not know is added only where it is used: old digests stay.
         more = (_number(op.multiplier), _number(op.residual), op.groups, op.shift, op.zero_border)
         has_more = more != (-1, -1, 1, 0, False)
+        box = (*op.start, *op.size)
         references = [_number(i) for i in (op.weights, op.threshold, op.bias)]
-        code = op.code | has_more << 16
+        code = op.code | has_more << 16 | any(box) << 17
         digest.update(struct.pack("<6q", code, op.data, references[0], op.out, *references[1:]))
         digest.update(struct.pack("<6q", *op.stride, *op.padding, *op.pool))
         digest.update(struct.pack("<5q", *more) if has_more else b"")
+        digest.update(struct.pack("<6q", *box) if any(box) else b"")
     for tensor in model.tensors:
         rank, is_constant = len(tensor.dims), tensor.data is not None
         digest.update(struct.pack(f"<3I{rank}Q", tensor.dtype, rank, is_constant, *tensor.dims))

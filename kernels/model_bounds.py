@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.errors import ModelFormatError
-from kernels.model import CONVOLUTIONS, INT32_MAX, DType, Op, OpCode, Tensor
+from kernels.model import GROUPED, INT32_MAX, SCALES, DType, Op, OpCode, Tensor
 
 Interval: TypeAlias = tuple[int, int]
 """Least and greatest value, both included."""
@@ -43,13 +43,20 @@ def output_interval(op: Op, tensors: Sequence[Tensor], known: Mapping[int, Inter
     data = known[op.data]
     if tensors[op.out].dtype is DType.BITS:
         found = OF_DTYPE[DType.BITS]
-    elif op.code in CONVOLUTIONS or op.code is OpCode.DENSE_I32:
+    elif op.code in GROUPED:
         found = _product(op, tensors, data)
-    elif op.code in (OpCode.SCALE, OpCode.AVERAGE_POOL):
+    elif op.code in SCALES:
         found = _scale(op, tensors, _window_sum(op, tensors, data))
     elif op.code is OpCode.ADD and op.residual is not None:
         other = known[op.residual]
         found = data[0] + other[0], data[1] + other[1]
+    elif op.code is OpCode.CONCAT and op.residual is not None:
+        other = known[op.residual]
+        found = min(data[0], other[0]), max(data[1], other[1])
+    elif op.code is OpCode.MULTIPLY and op.residual is not None:
+        ends = [x * y for x in data for y in known[op.residual]]  # x * y is extreme at corners
+        half = 1 << op.shift - 1
+        found = (min(ends) + half) >> op.shift, (max(ends) + half) >> op.shift
     elif op.code is OpCode.LOOKUP:
         found = (0, MAX_TABLE - 1)
     else:

@@ -7,19 +7,24 @@ between. Nothing else may be in the file, so every offset has exactly one legal 
 Version 1.1 adds to 1.0: the operations from CONV_I8 on, uint16 tensors, groups, the zero border,
 weights of CONV_B1 in panels, and the interval of every int32 output (params 7 and 8), which a
 reader checks op by op. ``arena_bytes`` counts activations only; in 1.0 it counted working memory of
-the runtime as well. What is unknown is refused.
+the runtime as well. Version 1.2 adds the operations from CONCAT on, and CONV_I32 with a stride,
+padding, groups (always in params 6, where 1.1 has 0) and kernels that do not cover the data. A
+writer declares 1.1 where that is enough. What is unknown is refused.
 
 ================ ======================== ==============================================
 op record        in[1], in[2], in[3]      params 0-5 (stride, padding, pool), 6
 ================ ======================== ==============================================
 convolutions     weights, threshold, bias all; groups; flag 1 is the zero border
-DENSE_I32        weights, -, bias         1, 0, 1; 0
+CONV_I32         weights, -, bias         stride, padding, 1; groups. In 1.1: 1, 0, 1; 0
 THRESHOLD        -, threshold, -          1, 0, 1; 0
 SCALE            -, multiplier, bias      1, 0, 1; shift
 ADD              - (in[4] = residual)     1, 0, 1; 0
 MAX_POOL         -                        all; 0
 AVERAGE_POOL     -, multiplier, bias      all; shift
 LOOKUP           table, -, -              1, 0, 1; 0
+CONCAT           - (in[4] = residual)     1, 0, 1; 0
+SLICE            -                        0-2: start, 3-5: size, (row, column, channel); 0
+MULTIPLY         - (in[4] = residual)     1, 0, 1; shift
 ================ ======================== ==============================================
 """
 
@@ -38,11 +43,14 @@ from kernels.model import (
     JSON,
     MAX_OPS,
     MAX_TENSORS,
+    SCALES,
+    SHIFTED,
     DType,
     Model,
     Op,
     OpCode,
     Tensor,
+    is_dense,
     logical_digest,
     output_shape,
 )
@@ -66,15 +74,18 @@ __all__ = [
 ]
 
 MAGIC: Final = b"BSPN\r\n\x1a\n"
-VERSION: Final = (1, 1)
+VERSION: Final = (1, 2)
+"""The newest that is read; a writer declares the lowest from 1.1 on that has what a model uses."""
 _NO_TENSOR: Final = 0xFFFFFFFF
 _HEADER = struct.Struct("<8s2HIQ2I2Q2I8s")
 _OP = struct.Struct("<2H6I9i")
 _TENSOR = struct.Struct("<2BH4II2Q2I")
 _CRC_AT = 52
 _ZERO_BORDER: Final = 1  # the only flag
-_SCALES = (OpCode.SCALE, OpCode.AVERAGE_POOL)
-_OPCODES_OF_1_0 = (OpCode.CONV_U8, OpCode.CONV_B1, OpCode.CONV_B1_I8)
+_LAST_OPCODE: Final = (OpCode.CONV_B1_I8, OpCode.LOOKUP, OpCode.MULTIPLY)
+"""Minor version -> the last operation that it knows."""
+_NO_WINDOW: Final = ((1, 1), (0, 0), (1, 1))
+"""Stride, padding and pool of what has none."""
 
 
 def write_model(model: Model, layout: Layout = Layout.ROWS) -> bytes:
@@ -101,6 +112,7 @@ def write_model(model: Model, layout: Layout = Layout.ROWS) -> bytes:
         If the model breaks a rule of the format; the message names the part.
     """
     known = check_model(model)
+    minor = max(_least_minor(op, model.tensors) for op in model.ops)
     offsets = plan_arena(model)
     metadata = json.dumps(
         {**model.metadata, "logical_digest": logical_digest(model)},
@@ -117,11 +129,11 @@ def write_model(model: Model, layout: Layout = Layout.ROWS) -> bytes:
     tensors = b"".join(
         _pack_tensor(tensor, starts.get(i, 0), offsets.get(i, 0)) for i, tensor in enumerate(stored)
     )
-    ops = [_pack_op(op, _declared(op, model.tensors, known)) for op in model.ops]
+    ops = [_pack_op(op, _declared(op, model.tensors, known), minor) for op in model.ops]
     tables = b"".join(ops) + tensors
     header = bytearray(
         _HEADER.pack(
-            *(MAGIC, *VERSION, _HEADER.size, meta_start + len(metadata)),
+            *(MAGIC, VERSION[0], minor, _HEADER.size, meta_start + len(metadata)),
             *(len(model.ops), len(model.tensors), arena_bytes(model, offsets)),
             *(meta_start, len(metadata), 0, bytes(8)),
         )
@@ -168,6 +180,10 @@ def read_model(data: bytes) -> Model:
     model = Model(ops, tensors, _read_metadata(data[meta_start:]))
     known = check_model(model)
     for i, op in enumerate(ops):
+        if minor == 1 and _least_minor(op, tensors) > 1:
+            raise ModelFormatError(
+                f"ops[{i}]: expected a dense layer, got a CONV_I32 of version 1.2"
+            )
         declared = _declared(op, tensors, known) if minor else (0, 0)
         _expect(f"ops[{i}].params[7:]", records[i][-2:], declared)
     for i, tensor in enumerate(stored):
@@ -204,14 +220,25 @@ def _declared(op: Op, tensors: Sequence[Tensor], known: Mapping[int, Interval]) 
     return known[op.out] if tensors[op.out].dtype is DType.I32 else (0, 0)
 
 
-def _pack_op(op: Op, interval: Interval) -> bytes:
-    second = op.multiplier if op.code in _SCALES else op.threshold
+def _least_minor(op: Op, tensors: Sequence[Tensor]) -> int:
+    """1 or 2: what an operation needs, of the versions that are written."""
+    is_old = op.code <= OpCode.LOOKUP
+    return 1 if is_old and (op.code is not OpCode.CONV_I32 or is_dense(op, tensors)) else 2
+
+
+def _has_groups(code: int, minor: int) -> bool:
+    return code in CONVOLUTIONS or (code == OpCode.CONV_I32 and minor > 1)
+
+
+def _pack_op(op: Op, interval: Interval, minor: int) -> bytes:
+    second = op.multiplier if op.code in SCALES else op.threshold
     references = (op.data, op.weights, second, op.bias, op.residual)
     numbers = [_NO_TENSOR if i is None else i for i in references]
-    extra = op.groups if op.code in CONVOLUTIONS else op.shift
-    params = (*op.stride, *op.padding, *op.pool, extra, *interval)
+    extra = op.groups if _has_groups(op.code, minor) else op.shift
+    window = (*op.stride, *op.padding, *op.pool)
+    place = (*op.start, *op.size) if op.code is OpCode.SLICE else window
     flags = _ZERO_BORDER if op.zero_border else 0
-    return _OP.pack(op.code, flags, *numbers, op.out, *params)
+    return _OP.pack(op.code, flags, *numbers, op.out, *place, extra, *interval)
 
 
 def _pack_tensor(tensor: Stored, start: int, arena_off: int) -> bytes:
@@ -251,7 +278,7 @@ def _read_header(data: bytes) -> tuple[int, int, int, int, int, int]:
 def _read_op(record: tuple[int, ...], number: int, minor: int) -> Op:
     name = f"ops[{number}]"
     code, flags, *numbers = record
-    legal = list(OpCode) if minor else list(_OPCODES_OF_1_0)
+    legal = [known for known in OpCode if known <= _LAST_OPCODE[minor]]
     if code not in legal:
         raise ModelFormatError(f"{name}.opcode: expected {legal}, got {code}")
     inputs, out, params = numbers[:5], numbers[5], numbers[6:]
@@ -261,9 +288,11 @@ def _read_op(record: tuple[int, ...], number: int, minor: int) -> Op:
         _expect(f"{name}.in[4]", inputs[4], _NO_TENSOR)
         _expect(f"{name}.params[6:]", params[6:], [0, 0, 0])
     second, extra = inputs[2], params[6]
-    is_scale, is_convolution = code in _SCALES, code in CONVOLUTIONS
-    if not is_scale and not is_convolution:
+    is_scale, has_groups, is_slice = code in SCALES, _has_groups(code, minor), code == OpCode.SLICE
+    if code not in SHIFTED and not has_groups:
         _expect(f"{name}.params[6]", extra, 0)
+    window = ((params[0], params[1]), (params[2], params[3]), (params[4], params[5]))
+    stride, padding, pool = _NO_WINDOW if is_slice else window
     return Op(
         OpCode(code),
         inputs[0],
@@ -271,14 +300,16 @@ def _read_op(record: tuple[int, ...], number: int, minor: int) -> Op:
         out,
         threshold=None if is_scale else _reference(second),
         bias=_reference(inputs[3]),
-        stride=(params[0], params[1]),
-        padding=(params[2], params[3]),
-        pool=(params[4], params[5]),
+        stride=stride,
+        padding=padding,
+        pool=pool,
         multiplier=_reference(second) if is_scale else None,
         residual=_reference(inputs[4]),
-        groups=extra if is_convolution and minor else 1,
-        shift=extra if is_scale else 0,
+        groups=extra if has_groups and minor else 1,
+        shift=extra if code in SHIFTED else 0,
         zero_border=bool(flags),
+        start=(params[0], params[1], params[2]) if is_slice else (0, 0, 0),
+        size=(params[3], params[4], params[5]) if is_slice else (0, 0, 0),
     )
 
 

@@ -15,10 +15,13 @@ from kernels.errors import ModelFormatError
 from kernels.layout import CHANNEL_WORD, n_words, tail_mask
 from kernels.model import (
     CONVOLUTIONS,
+    GROUPED,
     INT32_MAX,
     MAX_BYTES,
     MAX_OPS,
     MAX_TENSORS,
+    SCALES,
+    SHIFTED,
     DType,
     Model,
     Op,
@@ -42,34 +45,39 @@ _DATA_DTYPES = {
     OpCode.CONV_B1: (DType.BITS,),
     OpCode.CONV_B1_I8: (DType.BITS,),
     OpCode.CONV_I8: (DType.I8,),
-    OpCode.DENSE_I32: (DType.I32,),
+    OpCode.CONV_I32: (DType.I32,),
     OpCode.THRESHOLD: _NUMBERS,
     OpCode.SCALE: (*_NUMBERS, DType.BITS),
     OpCode.ADD: (DType.I32,),
     OpCode.MAX_POOL: (DType.I32, DType.BITS),
     OpCode.AVERAGE_POOL: (*_NUMBERS, DType.BITS),
     OpCode.LOOKUP: (DType.I32,),
+    OpCode.CONCAT: (DType.I32,),
+    OpCode.SLICE: (DType.I32, DType.BITS),
+    OpCode.MULTIPLY: (DType.I32,),
 }
 _WEIGHT_DTYPE = {
     OpCode.CONV_U8: DType.I8,
     OpCode.CONV_B1: DType.BITS,
     OpCode.CONV_B1_I8: DType.I8,
     OpCode.CONV_I8: DType.I8,
-    OpCode.DENSE_I32: DType.I8,
+    OpCode.CONV_I32: DType.I8,
     OpCode.LOOKUP: DType.U16,
 }
 # Operands beside data that an operation needs, and those that it may have.
 _OPERANDS: dict[OpCode, tuple[set[str], set[str]]] = {
     **{code: ({"weights"}, {"threshold", "bias"}) for code in CONVOLUTIONS},
-    OpCode.DENSE_I32: ({"weights"}, {"bias"}),
+    OpCode.CONV_I32: ({"weights"}, {"bias"}),
     OpCode.THRESHOLD: ({"threshold"}, set()),
     OpCode.SCALE: ({"multiplier", "bias"}, set()),
     OpCode.ADD: ({"residual"}, set()),
     OpCode.MAX_POOL: (set(), set()),
     OpCode.AVERAGE_POOL: ({"multiplier", "bias"}, set()),
     OpCode.LOOKUP: ({"weights"}, set()),
+    OpCode.CONCAT: ({"residual"}, set()),
+    OpCode.SLICE: (set(), set()),
+    OpCode.MULTIPLY: ({"residual"}, set()),
 }
-_SCALES = (OpCode.SCALE, OpCode.AVERAGE_POOL)
 # Largest |x * w| of one product; K times this bounds the accumulator without reading the weights.
 _MAX_PRODUCT = {
     OpCode.CONV_U8: 255 * 128,
@@ -188,7 +196,7 @@ def _check_operands(op: Op, tensors: Sequence[Tensor]) -> None:
         raise ModelFormatError(f"residual: expected I32, got {tensors[op.residual].dtype.name}")
     shape = output_shape(op, tensors)
     out_dtype = DType.I32 if op.threshold is None else DType.BITS
-    if op.code is OpCode.MAX_POOL:
+    if op.code in (OpCode.MAX_POOL, OpCode.SLICE):
         out_dtype = data.dtype
     if (out.dims, out.dtype) != (shape, out_dtype):
         raise ModelFormatError(
@@ -203,7 +211,7 @@ def _check_constants(op: Op, tensors: Sequence[Tensor], n_out: int) -> None:
         dims = tensors[op.multiplier].dims
         n_rows = 2 if dims == (3, n_out) else 1
         _expect("multiplier", tensors[op.multiplier], DType.I32, (2 * n_rows - 1, n_out))
-    if op.bias is not None and op.code in _SCALES:
+    if op.bias is not None and op.code in SCALES:
         _expect("bias", tensors[op.bias], DType.I64, (n_rows, n_out))
     elif op.bias is not None:
         _expect("bias", tensors[op.bias], DType.I32, (n_out,))
@@ -220,10 +228,14 @@ def _check_params(op: Op) -> None:
     numbers = (*op.stride, *op.padding, *op.pool, op.groups)
     if max(numbers) > INT32_MAX:
         raise ModelFormatError(f"params: expected int32, got {numbers}")
-    if op.groups < 1 or (op.groups > 1 and op.code not in CONVOLUTIONS):
+    if op.groups < 1 or (op.groups > 1 and op.code not in GROUPED):
         raise ModelFormatError(f"groups: expected 1, more in a convolution only, got {op.groups}")
-    if not (1 <= op.shift <= 31 if op.code in _SCALES else op.shift == 0):
+    if not (1 <= op.shift <= 31 if op.code in SHIFTED else op.shift == 0):
         raise ModelFormatError(f"shift: expected 1 to 31, 0 if nothing is scaled, got {op.shift}")
+    if op.code is not OpCode.SLICE and any((*op.start, *op.size)):
+        raise ModelFormatError(
+            f"start, size: expected zeros, more in SLICE only, got {op.code.name}"
+        )
     if op.zero_border and op.code not in (OpCode.CONV_B1, OpCode.CONV_B1_I8):
         raise ModelFormatError(f"zero_border: expected a convolution of bits, got {op.code.name}")
 

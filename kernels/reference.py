@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.layout import CHANNEL_WORD
-from kernels.model import CONVOLUTIONS, DType, Model, Op, OpCode, Tensor
+from kernels.model import GROUPED, DType, Model, Op, OpCode, Tensor
 from kernels.model_bounds import values
 from kernels.packing import unpack_bits
 
@@ -207,15 +207,12 @@ def _run(
 ) -> NDArray[np.int64]:
     """Everything before the threshold."""
     weights, bias = constants.get("weights"), constants.get("bias", np.int64(0))
-    if op.code in CONVOLUTIONS and weights is not None:
+    if op.code in GROUPED and weights is not None:
         of_bits = op.code in (OpCode.CONV_B1, OpCode.CONV_B1_I8)
         border = -1 if of_bits and not op.zero_border else 0
         geometry: dict[str, Any] = {"stride": op.stride, "padding": op.padding}
         acc = convolve(data, weights, **geometry, border=border, groups=op.groups)
         return max_pool(acc + bias, op.pool)
-    if op.code is OpCode.DENSE_I32 and weights is not None:
-        dots: NDArray[np.int64] = np.einsum("nyxc,oyxc->no", data, weights)[:, None, None]
-        return dots + bias
     if op.code is OpCode.SCALE:
         return scale(data, constants["multiplier"], constants["bias"], op.shift)
     if op.code is OpCode.AVERAGE_POOL:
@@ -223,6 +220,14 @@ def _run(
         return scale(sums, constants["multiplier"], constants["bias"], op.shift)
     if op.code is OpCode.ADD and residual is not None:
         return data + residual
+    if op.code is OpCode.MULTIPLY and residual is not None:
+        product: NDArray[np.int64] = (data * residual + (1 << op.shift - 1)) >> op.shift
+        return product
+    if op.code is OpCode.CONCAT and residual is not None:
+        return np.concatenate([data, residual], axis=-1)
+    if op.code is OpCode.SLICE:
+        box = [slice(at, at + n) for at, n in zip(op.start, op.size, strict=True)]
+        return data[:, *box]
     if op.code is OpCode.MAX_POOL:
         largest: NDArray[np.int64] = pool_windows(data, op, np.iinfo(np.int64).min).max(axis=-1)
         return largest

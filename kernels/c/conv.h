@@ -1,7 +1,7 @@
 /* One convolution made ready to run: pointers and sizes, nothing left to check.
  *
  * Data is one image (height, width, channels), packed bits with whole words of 32 channels per
- * pixel, uint8 or int8. Accumulators are int32; after them, in this order and each optional: the
+ * pixel, uint8, int8 or int32. Accumulators are int32; after them, in this order and each optional: the
  * largest of every pooling window, a bias, a threshold that leaves packed bits. */
 #ifndef BITSPIN_CONV_H
 #define BITSPIN_CONV_H
@@ -14,7 +14,8 @@ enum {
     BS_U8_I8 = 1, /* sum x * w over uint8 and int8; outside the image 0 */
     BS_B1_B1 = 2, /* sum over bits that mean -1 and +1 */
     BS_B1_I8 = 3, /* sum (+-1) * w over bits and int8 */
-    BS_I8_I8 = 4  /* sum x * w over int8; outside the image 0 */
+    BS_I8_I8 = 4, /* sum x * w over int8; outside the image 0 */
+    BS_I32_I8 = 5 /* sum x * w over int32 and int8; outside the image 0; bs_conv_i32 only */
 };
 
 typedef struct {
@@ -41,6 +42,9 @@ void bs_convolve(const bs_conv *conv);
 void bs_conv_b1(const bs_conv *conv);
 void bs_conv_depthwise(const bs_conv *conv);
 void bs_conv_i8(const bs_conv *conv);
+
+/* Int32 data, canonical int8 weights, no pool, no threshold and no scratch memory. */
+void bs_conv_i32(const bs_conv *conv);
 
 /* Pool, bias, threshold or int32 for some output pixels and the channels [channel, channel + n).
  * acc holds their pooling windows one behind the other, each position in a row of `stride`. The

@@ -1,8 +1,9 @@
-/* Scale, residual add, threshold, pools, table, and the dense layer on integers.
+/* Scale, residual add, threshold, pools, table, concatenation, slice and product.
  *
  * Plain loops over the channels of a pixel, which the compiler turns into vectors; only the scale,
  * whose products have 64 bits, is compiled again for the wider vectors of x86. What could overflow
- * was excluded by rules.c. */
+ * was excluded by rules.c. Pointers are not restrict: a loop that may overlap becomes no memcpy,
+ * which is not there. */
 #include "elementwise.h"
 
 #include "format.h"
@@ -163,20 +164,6 @@ static void run_threshold(uint32_t backend, const bs_elementwise *e)
     }
 }
 
-/* Sums and their parts are int32: rules.c bounds sum |x w|. */
-static void run_dense(const bs_elementwise *e)
-{
-    int64_t k = (int64_t)e->size[0] * e->size[1] * e->channels;
-    const int32_t *x = e->data, *bias = e->bias;
-    const int8_t *w = e->weights;
-    int32_t *to = e->out;
-    for (int32_t c = 0; c < e->n_out; c++, w += k) {
-        int32_t sum = 0;
-        for (int64_t i = 0; i < k; i++) sum += x[i] * w[i];
-        to[c] = sum + (bias ? bias[c] : 0);
-    }
-}
-
 static void run_lookup(const bs_elementwise *e, int64_t n)
 {
     const int32_t *x = e->data;
@@ -196,6 +183,42 @@ static void run_add(const bs_elementwise *e, int64_t n)
     for (int64_t i = 0; i < n; i++) to[i] = x[i] + y[i];
 }
 
+static void run_multiply(const bs_elementwise *e, int64_t n)
+{
+    const int32_t *x = e->data, *y = e->residual;
+    int64_t half = (int64_t)1 << (e->shift - 1);
+    int32_t *to = e->out;
+    for (int64_t i = 0; i < n; i++) to[i] = (int32_t)(((int64_t)x[i] * y[i] + half) >> e->shift);
+}
+
+static void run_concat(const bs_elementwise *e)
+{
+    int64_t n_pixels = (int64_t)e->size[0] * e->size[1];
+    int32_t first = e->channels, second = e->n_out - first;
+    const int32_t *x = e->data, *y = e->residual;
+    int32_t *to = e->out;
+    for (int64_t pixel = 0; pixel < n_pixels; pixel++, x += first, y += second, to += e->n_out) {
+        take(to, x, first, 1, SUM);
+        take(to + first, y, second, 1, SUM);
+    }
+}
+
+/* Words of bits are copied like channels of int32: rules.c lets no word be cut. */
+static void run_slice(const bs_elementwise *e)
+{
+    int is_bits = e->dtype == BS_BITS;
+    int32_t per_pixel = is_bits ? n_bit_words(e->channels) : e->channels;
+    int32_t n = is_bits ? n_bit_words(e->n_out) : e->n_out;
+    int32_t first = is_bits ? e->start[2] / 32 : e->start[2];
+    int32_t *to = e->out;
+    for (int32_t y = 0; y < e->out_size[0]; y++) {
+        for (int32_t x = 0; x < e->out_size[1]; x++, to += n) {
+            int64_t pixel = (int64_t)(e->start[0] + y) * e->size[1] + e->start[1] + x;
+            take(to, (const int32_t *)e->data + pixel * per_pixel + first, n, 1, SUM);
+        }
+    }
+}
+
 void bs_run_elementwise(uint32_t backend, const bs_elementwise *e)
 {
     int64_t n = (int64_t)e->size[0] * e->size[1] * e->channels;
@@ -203,7 +226,9 @@ void bs_run_elementwise(uint32_t backend, const bs_elementwise *e)
     if (e->opcode == BS_MAX_POOL)
         run_windows(backend, e, e->dtype == BS_BITS ? ANY_BIT : LARGEST);
     if (e->opcode == BS_THRESHOLD) run_threshold(backend, e);
-    if (e->opcode == BS_DENSE_I32) run_dense(e);
     if (e->opcode == BS_LOOKUP) run_lookup(e, n);
     if (e->opcode == BS_ADD) run_add(e, n);
+    if (e->opcode == BS_MULTIPLY) run_multiply(e, n);
+    if (e->opcode == BS_CONCAT) run_concat(e);
+    if (e->opcode == BS_SLICE) run_slice(e);
 }

@@ -10,20 +10,23 @@
 #error "the format is little-endian and is read in place: a little-endian target is needed"
 #endif
 
-enum { BS_MAJOR = 1, BS_MINOR = 1, BS_MAX_OPS = 1024, BS_MAX_TENSORS = 8192, BS_ALIGNMENT = 64 };
+enum { BS_MAJOR = 1, BS_MINOR = 2, BS_MAX_OPS = 1024, BS_MAX_TENSORS = 8192, BS_ALIGNMENT = 64 };
 enum { BS_U8 = 0, BS_I8 = 1, BS_I32 = 2, BS_I64 = 3, BS_BITS = 4, BS_U16 = 5 };
 enum {
     BS_CONV_U8 = 1,
     BS_CONV_B1 = 2,
     BS_CONV_B1_I8 = 3, /* version 1.0 ends here */
     BS_CONV_I8 = 4,
-    BS_DENSE_I32 = 5,
+    BS_CONV_I32 = 5, /* in version 1.1 its weights cover the data */
     BS_THRESHOLD = 6,
     BS_SCALE = 7,
     BS_ADD = 8,
     BS_MAX_POOL = 9,
     BS_AVERAGE_POOL = 10,
-    BS_LOOKUP = 11
+    BS_LOOKUP = 11, /* version 1.1 ends here */
+    BS_CONCAT = 12,
+    BS_SLICE = 13,
+    BS_MULTIPLY = 14
 };
 enum { BS_ZERO_BORDER = 1 }; /* flags */
 enum { BS_MAX_TABLE = 1 << 16 }; /* entries of the table of BS_LOOKUP, which are uint16 */
@@ -48,8 +51,8 @@ typedef struct {
     uint16_t opcode, flags;
     uint32_t in[BS_INPUTS];
     uint32_t out;
-    int32_t stride[2], padding[2], pool[2];
-    int32_t extra;     /* groups of a convolution, shift of a scale, else 0 */
+    int32_t stride[2], padding[2], pool[2]; /* of BS_SLICE a bs_box */
+    int32_t extra;     /* groups of a convolution, shift of a scale or product, else 0 */
     int32_t low, high; /* of an int32 output, on any input; 0 in version 1.0 */
 } bs_op;
 
@@ -106,7 +109,24 @@ static inline int bs_is_scale(const bs_op *op)
     return op->opcode == BS_SCALE || op->opcode == BS_AVERAGE_POOL;
 }
 
-/* Groups of a convolution; version 1.0 wrote 0. */
+/* An operation with a shift. */
+static inline int bs_is_shifted(const bs_op *op)
+{
+    return bs_is_scale(op) || op->opcode == BS_MULTIPLY;
+}
+
+/* Rows, columns and channels of a slice. */
+typedef struct {
+    int32_t start[3], size[3];
+} bs_box;
+
+static inline bs_box bs_box_of(const bs_op *op)
+{
+    return (bs_box){{op->stride[0], op->stride[1], op->padding[0]},
+                    {op->padding[1], op->pool[0], op->pool[1]}};
+}
+
+/* Groups of a convolution; version 1.0 wrote 0, and 1.1 for BS_CONV_I32. */
 static inline int32_t bs_groups(const bs_op *op)
 {
     return op->extra ? op->extra : 1;
@@ -121,7 +141,7 @@ static inline uint64_t bs_align(uint64_t bytes)
  * known to exist. */
 int bs_check_op(const bs_model *model, uint32_t i);
 
-/* run.c: a checked convolution, without data, out and scratch. */
+/* run.c: a checked convolution, BS_CONV_I32 among them, without data, out and scratch. */
 bs_conv bs_prepare_conv(const bs_model *model, const bs_op *op);
 
 #endif

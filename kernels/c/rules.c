@@ -12,7 +12,7 @@
     } while (0)
 
 enum { WEIGHTS = 1, PER_CHANNEL = 2, BIAS = 4, RESIDUAL = 8 }; /* sets of operands */
-enum { NO_WEIGHTS = 255, N_OPCODES = BS_LOOKUP, N_OPCODES_1_0 = BS_CONV_B1_I8 };
+enum { NO_WEIGHTS = 255, N_OPCODES = BS_MULTIPLY };
 #define OF(dtype) (1 << (dtype))
 #define NUMBERS (OF(BS_U8) | OF(BS_I8) | OF(BS_I32))
 
@@ -31,13 +31,16 @@ static const rule RULES[N_OPCODES] = {
     {OF(BS_BITS), BS_BITS, WEIGHTS, PER_CHANNEL | BIAS, 1},
     {OF(BS_BITS), BS_I8, WEIGHTS, PER_CHANNEL | BIAS, 128},
     {OF(BS_I8), BS_I8, WEIGHTS, PER_CHANNEL | BIAS, 128 * 128},
-    {OF(BS_I32), BS_I8, WEIGHTS, BIAS, 0},                                /* DENSE_I32 */
+    {OF(BS_I32), BS_I8, WEIGHTS, BIAS, 0},                                /* CONV_I32 */
     {NUMBERS, NO_WEIGHTS, PER_CHANNEL, 0, 0},                             /* THRESHOLD */
     {NUMBERS | OF(BS_BITS), NO_WEIGHTS, PER_CHANNEL | BIAS, 0, 0},        /* SCALE */
     {OF(BS_I32), NO_WEIGHTS, RESIDUAL, 0, 0},                             /* ADD */
     {OF(BS_I32) | OF(BS_BITS), NO_WEIGHTS, 0, 0, 0},                      /* MAX_POOL */
     {NUMBERS | OF(BS_BITS), NO_WEIGHTS, PER_CHANNEL | BIAS, 0, 0},        /* AVERAGE_POOL */
     {OF(BS_I32), BS_U16, WEIGHTS, 0, 0},                                  /* LOOKUP */
+    {OF(BS_I32), NO_WEIGHTS, RESIDUAL, 0, 0},                             /* CONCAT */
+    {OF(BS_I32) | OF(BS_BITS), NO_WEIGHTS, 0, 0, 0},                      /* SLICE */
+    {OF(BS_I32), NO_WEIGHTS, RESIDUAL, 0, 0},                             /* MULTIPLY */
 };
 
 typedef struct {
@@ -102,8 +105,9 @@ static int check_params(const checked *c)
     if (op->flags & ~(minor && is_of_bits ? BS_ZERO_BORDER : 0)) return BS_ERROR_OP;
     if (minor == 0)
         return op->extra || op->low || op->high || c->residual ? BS_ERROR_OP : BS_OK;
-    if (bs_is_convolution(op)) return op->extra >= 1 ? BS_OK : BS_ERROR_OP;
-    if (bs_is_scale(op)) return op->extra >= 1 && op->extra <= 31 ? BS_OK : BS_ERROR_OP;
+    int has_groups = bs_is_convolution(op) || (op->opcode == BS_CONV_I32 && minor > 1);
+    if (has_groups) return op->extra >= 1 ? BS_OK : BS_ERROR_OP;
+    if (bs_is_shifted(op)) return op->extra >= 1 && op->extra <= 31 ? BS_OK : BS_ERROR_OP;
     return op->extra == 0 ? BS_OK : BS_ERROR_OP;
 }
 
@@ -112,7 +116,7 @@ static int check_operands(const checked *c)
     int given = (c->weights ? WEIGHTS : 0) | (c->per_channel ? PER_CHANNEL : 0) |
                 (c->bias ? BIAS : 0) | (c->residual ? RESIDUAL : 0);
     int out = bs_is_scale(c->op) || !c->per_channel ? BS_I32 : BS_BITS;
-    if (c->op->opcode == BS_MAX_POOL) out = c->data->dtype;
+    if (c->op->opcode == BS_MAX_POOL || c->op->opcode == BS_SLICE) out = c->data->dtype;
     if ((given & c->rule->needed) != c->rule->needed ||
         (given & ~(c->rule->needed | c->rule->optional)))
         return BS_ERROR_OPERAND;
@@ -162,12 +166,50 @@ static int check_convolution(const checked *c)
     return BS_OK;
 }
 
+/* Weights of int32 data: they cover it in version 1.1, and never pool. */
+static int check_conv_i32(const checked *c)
+{
+    const bs_op *op = c->op;
+    const uint32_t *weights = c->weights->dims;
+    TRY(check_convolution(c));
+    if (op->pool[0] != 1 || op->pool[1] != 1) return BS_ERROR_SHAPE;
+    int covers = has_dims(c->data, weights[1], weights[2], weights[3]);
+    int is_plain = op->stride[0] == 1 && op->stride[1] == 1 && !op->padding[0] && !op->padding[1];
+    return c->model->minor > 1 || (covers && is_plain) ? BS_OK : BS_ERROR_SHAPE;
+}
+
+/* A box inside of the data; of bits it cuts no word, unless the data ends there. */
+static int check_slice(const checked *c)
+{
+    bs_box box = bs_box_of(c->op);
+    for (int axis = 0; axis < 3; axis++) {
+        int64_t end = (int64_t)box.start[axis] + box.size[axis];
+        if (box.start[axis] < 0 || box.size[axis] < 1 || end > c->data->dims[axis] ||
+            c->out->dims[axis] != (uint32_t)box.size[axis])
+            return BS_ERROR_SHAPE;
+    }
+    if (c->data->dtype != BS_BITS) return BS_OK;
+    int is_rest = (uint32_t)(box.start[2] + box.size[2]) == c->data->dims[2];
+    return box.start[2] % 32 == 0 && (is_rest || box.size[2] % 32 == 0) ? BS_OK : BS_ERROR_SHAPE;
+}
+
+static int check_concat(const checked *c)
+{
+    const uint32_t *data = c->data->dims, *out = c->out->dims, *residual = c->residual->dims;
+    return has_dims(c->residual, data[0], data[1], residual[2]) && out[0] == data[0] &&
+                   out[1] == data[1] && out[2] == (uint64_t)data[2] + residual[2]
+               ? BS_OK
+               : BS_ERROR_SHAPE;
+}
+
 static int check_shapes(const checked *c)
 {
     const bs_op *op = c->op;
     const uint32_t *data = c->data->dims, *out = c->out->dims;
     if (c->data->rank != 3 || c->out->rank != 3) return BS_ERROR_SHAPE;
     if (bs_is_convolution(op)) return check_convolution(c);
+    if (op->opcode == BS_CONV_I32) return check_conv_i32(c);
+    if (op->opcode == BS_SLICE) return check_slice(c);
     if (op->opcode == BS_MAX_POOL || op->opcode == BS_AVERAGE_POOL) {
         for (int axis = 0; axis < 2; axis++) {
             int64_t size = output_size(op, axis, data[axis], op->pool[axis], 1);
@@ -178,11 +220,7 @@ static int check_shapes(const checked *c)
     for (int axis = 0; axis < 2; axis++)
         if (op->stride[axis] != 1 || op->padding[axis] != 0 || op->pool[axis] != 1)
             return BS_ERROR_SHAPE;
-    if (op->opcode == BS_DENSE_I32) {
-        const uint32_t *weights = c->weights->dims;
-        int covers = c->weights->rank == 4 && has_dims(c->data, weights[1], weights[2], weights[3]);
-        return covers && has_dims(c->out, 1, 1, weights[0]) ? BS_OK : BS_ERROR_SHAPE;
-    }
+    if (op->opcode == BS_CONCAT) return check_concat(c);
     if (c->residual && !has_dims(c->residual, data[0], data[1], data[2])) return BS_ERROR_SHAPE;
     return has_dims(c->out, data[0], data[1], data[2]) ? BS_OK : BS_ERROR_SHAPE;
 }
@@ -330,6 +368,15 @@ static int scale_interval(const checked *c, interval x, interval *found)
     return BS_OK;
 }
 
+/* (x y + 2^(s-1)) >> s, whose ends are those of x with those of y. */
+static interval multiply_interval(interval x, interval y, int32_t shift)
+{
+    interval found = {INT64_MAX, INT64_MIN};
+    take_scaled(x, y.low, 0, shift, &found);
+    take_scaled(x, y.high, 0, shift, &found);
+    return found;
+}
+
 /* The interval of an int32 output is int32 and declared. */
 static int check_interval(const checked *c)
 {
@@ -337,7 +384,7 @@ static int check_interval(const checked *c)
     if (c->out->dtype != BS_I32) return op->low || op->high ? BS_ERROR_INTERVAL : BS_OK;
     if (c->model->minor == 0) return BS_OK; /* nobody reads it */
     interval data = interval_of(c->model, op->in[BS_DATA]), found = data;
-    if (bs_is_convolution(op) || op->opcode == BS_DENSE_I32)
+    if (bs_is_convolution(op) || op->opcode == BS_CONV_I32)
         TRY(product_interval(c, data, &found));
     if (op->opcode == BS_SCALE) TRY(scale_interval(c, data, &found));
     if (op->opcode == BS_AVERAGE_POOL) TRY(scale_interval(c, window_sum(c, data), &found));
@@ -345,6 +392,12 @@ static int check_interval(const checked *c)
         interval other = interval_of(c->model, op->in[BS_RESIDUAL]);
         found = (interval){data.low + other.low, data.high + other.high};
     }
+    if (op->opcode == BS_CONCAT) {
+        interval other = interval_of(c->model, op->in[BS_RESIDUAL]);
+        found = (interval){least(data.low, other.low), greatest(data.high, other.high)};
+    }
+    if (op->opcode == BS_MULTIPLY)
+        found = multiply_interval(data, interval_of(c->model, op->in[BS_RESIDUAL]), op->extra);
     if (op->opcode == BS_LOOKUP) found = (interval){0, BS_MAX_TABLE - 1};
     if (!is_int32(found)) return BS_ERROR_OVERFLOW;
     return found.low == op->low && found.high == op->high ? BS_OK : BS_ERROR_INTERVAL;
@@ -353,8 +406,8 @@ static int check_interval(const checked *c)
 int bs_check_op(const bs_model *model, uint32_t i)
 {
     const bs_op *op = &bs_ops(model)[i];
-    uint32_t n_opcodes = model->minor ? N_OPCODES : N_OPCODES_1_0;
-    if (op->opcode < 1 || op->opcode > n_opcodes) return BS_ERROR_OP;
+    static const uint8_t n_opcodes[BS_MINOR + 1] = {BS_CONV_B1_I8, BS_LOOKUP, N_OPCODES};
+    if (op->opcode < 1 || op->opcode > n_opcodes[model->minor]) return BS_ERROR_OP;
     const checked c = {model,
                        op,
                        &RULES[op->opcode - 1],

@@ -64,7 +64,7 @@ bs_conv bs_prepare_conv(const bs_model *model, const bs_op *op)
     conv.n_out = (int32_t)weights->dims[0];
     conv.groups = bs_groups(op);
     conv.border = is_of_bits && !(op->flags & BS_ZERO_BORDER) ? -1 : 0;
-    conv.kind = op->opcode;
+    conv.kind = op->opcode; /* BS_CONV_I32 is BS_I32_I8 */
     conv.layout = weights->layout;
     conv.backend = model->backend;
     return conv;
@@ -91,6 +91,8 @@ static bs_elementwise prepare(const bs_model *model, const bs_op *op)
     e.n_out = (int32_t)out->dims[2];
     e.has_knee = bs_is_scale(op) && tensors[op->in[BS_PER_CHANNEL]].dims[0] == 3;
     e.shift = op->extra;
+    bs_box box = bs_box_of(op);
+    for (int axis = 0; axis < 3; axis++) e.start[axis] = box.start[axis];
     e.n_table = op->opcode == BS_LOOKUP ? (int32_t)tensors[op->in[BS_WEIGHTS]].dims[0] : 0;
     return e;
 }
@@ -114,6 +116,11 @@ int bs_run(const bs_model *model, void *arena, const void *input, int32_t *outpu
             conv.out = to;
             conv.scratch = memory + model->scratch_offset;
             bs_convolve(&conv);
+        } else if (op->opcode == BS_CONV_I32) {
+            bs_conv conv = bs_prepare_conv(model, op);
+            conv.data = from;
+            conv.out = to;
+            bs_conv_i32(&conv);
         } else {
             bs_elementwise e = prepare(model, op);
             e.data = from;

@@ -9,7 +9,7 @@ import pytest
 import bnn
 from flows.cli import main
 from flows.model_page import model_page
-from kernels import read_model
+from kernels import DType, Model, Op, OpCode, Tensor, read_model, write_model
 
 
 @pytest.fixture
@@ -39,6 +39,28 @@ def test_multiplications_bytes_and_shapes_are_those_of_the_layers(model: Path) -
     assert page.macs["1 x 1 bit"] == sum(x.macs for x in page.ops if x.precision == "1 x 1 bit")
     activation = parsed.tensors[parsed.ops[0].out].n_bytes
     assert activation <= page.arena_bytes <= 1 << 16
+
+
+def test_operations_on_integers_are_counted(tmp_path: Path) -> None:
+    """A slice, a grouped convolution of it with stride 2, and a square."""
+    stream, half, sums = (Tensor(DType.I32, dims) for dims in ((5, 4, 6), (5, 4, 4), (3, 2, 8)))
+    tables = [
+        Tensor(DType.U16, (2,), bytes(4)),
+        Tensor(DType.I8, (8, 3, 3, 2), bytes(144)),
+    ]
+    ops = (
+        Op(OpCode.LOOKUP, 0, 1, 3),
+        Op(OpCode.SLICE, 3, None, 4, start=(0, 0, 2), size=(5, 4, 4)),
+        Op(OpCode.CONV_I32, 4, 2, 5, stride=(2, 2), padding=(1, 1), groups=2),
+        Op(OpCode.MULTIPLY, 5, None, 6, residual=5, shift=4),
+    )
+    path = tmp_path / "integers.bspn"
+    path.write_bytes(write_model(Model(ops, (stream, *tables, stream, half, sums, sums))))
+    _, cut, convolution, square = model_page(path).ops
+    assert (cut.op, cut.detail, cut.macs) == ("slice", "from 0, 0, 2", 0)
+    assert convolution.detail == "3x3, stride 2, padding 1, groups 2"
+    assert (convolution.macs, convolution.precision) == (3 * 2 * 8 * 9 * 2, "32 x 8 bit")
+    assert (square.op, square.macs, square.precision) == ("multiply", 3 * 2 * 8, "32 x 32 bit")
 
 
 def test_show_prints_the_page_and_json(

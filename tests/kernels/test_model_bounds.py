@@ -39,7 +39,7 @@ def test_dense_layers_reach_their_bounds(interval: tuple[int, int]) -> None:
         _constant(DType.I32, [10, -4]),
         Tensor(DType.I32, (1, 1, 2)),
     )
-    op = Op(OpCode.DENSE_I32, 0, 1, 3, bias=2)
+    op = Op(OpCode.CONV_I32, 0, 1, 3, bias=2)
     low, high = output_interval(op, tensors, {0: interval})
     least, largest = _ends(op, tensors, _all_inputs(*interval, 3))
     assert low <= least <= largest <= high
@@ -121,7 +121,7 @@ def test_sums_that_could_leave_int32_are_refused(graphs: ModuleType) -> None:
     graph.last = half
     weights = graph.constant(np.full((1, 2, 2, 1), 1), DType.I8)
     with pytest.raises(ModelFormatError, match="acc: expected int32"):
-        graph.append(OpCode.DENSE_I32, weights)
+        graph.append(OpCode.CONV_I32, weights)
 
 
 def test_weights_whose_sum_leaves_int32_are_refused() -> None:
@@ -132,7 +132,7 @@ def test_weights_whose_sum_leaves_int32_are_refused() -> None:
         Tensor(DType.I8, (1, 1, 1, n), b"\x80" * n),
         Tensor(DType.I32, (1, 1, 1)),
     )
-    op = Op(OpCode.DENSE_I32, 0, 1, 2)
+    op = Op(OpCode.CONV_I32, 0, 1, 2)
     with pytest.raises(ModelFormatError, match=r"sum of magnitudes below 2\*\*31"):
         output_interval(op, tensors, {0: (0, 0)})
 

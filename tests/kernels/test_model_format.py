@@ -14,6 +14,7 @@ from kernels.crc32c import crc32c
 
 GOLDEN_1_0 = Path(__file__).with_name("golden_1_0.hex")
 GOLDEN_1_1 = Path(__file__).with_name("golden_1_1.hex")
+GOLDEN_1_2 = Path(__file__).with_name("golden_1_2.hex")
 N_TABLES = 64 + 2 * 64 + 7 * 48  # bytes of header, operations and tensors of tiny_model
 
 
@@ -52,12 +53,22 @@ def test_golden_file_of_version_1_0(tiny_model: Model) -> None:
 
 
 def test_golden_file_of_version_1_1(graphs: ModuleType) -> None:
-    # Written by `write_model(graphs.every_operation()).hex()`.
+    # Written by `write_model(graphs.every_operation()).hex()`, when 1.1 was the newest.
     golden = bytes.fromhex(GOLDEN_1_1.read_text())
+    assert write_model(read_model(golden)) == golden
+    assert golden == write_model(graphs.every_operation(minor=1))
+    codes = {op.code for op in read_model(golden).ops}
+    assert codes == {code for code in OpCode if code <= OpCode.LOOKUP} - {OpCode.CONV_I8}
+
+
+def test_golden_file_of_version_1_2(graphs: ModuleType) -> None:
+    # Written by `write_model(graphs.every_operation()).hex()`.
+    golden = bytes.fromhex(GOLDEN_1_2.read_text())
+    assert struct.unpack_from("<HH", golden, 8) == (1, 2)
     assert write_model(read_model(golden)) == golden
     assert golden == write_model(graphs.every_operation())
     codes = {op.code for op in read_model(golden).ops}
-    assert codes >= set(OpCode) - {OpCode.CONV_I8}
+    assert codes == set(OpCode) - {OpCode.CONV_I8}
 
 
 def test_header_fields_are_where_the_format_says(file: bytes) -> None:
@@ -93,8 +104,8 @@ def test_every_damaged_byte_is_noticed(file: bytes, flip: int) -> None:
 @pytest.mark.parametrize(
     ("at", "code", "value", "match"),
     [
-        (8, "<H", 2, "version: expected 1.1, got 2.1; update bitspin"),
-        (10, "<H", 2, "version: expected 1.1, got 1.2; update bitspin"),
+        (8, "<H", 2, "version: expected 1.2, got 2.1; update bitspin"),
+        (10, "<H", 3, "version: expected 1.2, got 1.3; update bitspin"),
         (10, "<H", 0, r"ops\[0\].params\[6:\]"),
         (12, "<I", 63, "header_size"),
         (16, "<Q", 2**63, "file_size"),

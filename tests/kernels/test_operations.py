@@ -136,7 +136,7 @@ def test_streams_that_do_not_contain_zero(
         graph.append(OpCode.AVERAGE_POOL, pool=(2, 2), padding=(1, 0), **scale)
         graph.append(OpCode.MAX_POOL, pool=(2, 2), padding=(1, 1), stride=(2, 1))
         graph.dense()
-        assert graph.ops[-1].code is OpCode.DENSE_I32
+        assert graph.ops[-1].code is OpCode.CONV_I32
         assert_exact(graph.model(), make_images(graph.model()), library, own_panels)
 
 

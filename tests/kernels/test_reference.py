@@ -99,7 +99,7 @@ def test_add_max_and_dense_by_hand() -> None:
     assert added.ravel().tolist() == [11, 22, 33, 44]
     largest = run_op(Op(OpCode.MAX_POOL, 0, None, 3, pool=(1, 2)), tensors, data)
     assert largest.ravel().tolist() == [3, 4]
-    dense = run_op(Op(OpCode.DENSE_I32, 0, 1, 3, bias=2), tensors, data)
+    dense = run_op(Op(OpCode.CONV_I32, 0, 1, 3, bias=2), tensors, data)
     assert dense.ravel().tolist() == [100 + 1 - 4 + 9 - 16]
 
 

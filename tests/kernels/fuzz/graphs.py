@@ -64,7 +64,7 @@ class Graph:
         """Append an operation that reads ``last``, and its output."""
         op = Op(code, self.last, weights, len(self.tensors), **more)  # type: ignore[arg-type]
         dtype = DType.I32 if op.threshold is None else DType.BITS
-        dtype = self.dtype if code is OpCode.MAX_POOL else dtype
+        dtype = self.dtype if code in (OpCode.MAX_POOL, OpCode.SLICE) else dtype
         self.tensors.append(Tensor(dtype, output_shape(op, self.tensors)))
         self.known[op.out] = output_interval(op, self.tensors, self.known)
         self.ops.append(op)
@@ -175,7 +175,7 @@ class Graph:
 
     def block(self) -> None:
         """A residual block: x + scale(convolution(sign(x)))."""
-        if self.dtype is not DType.I32:
+        if self.dtype is not DType.I32 or max(map(abs, self.known[self.last])) > 1 << 30:
             self.scale()
         stream = self.last
         self.threshold()
@@ -190,6 +190,56 @@ class Graph:
             table = self.constant(self.rng.integers(0, 1 << 16, n), DType.U16)
             self.append(OpCode.LOOKUP, table)
 
+    def convolution_i32(self) -> None:
+        """A convolution of a stream with everything drawn, whose sums stay below 2^30."""
+        height, width, channels = self.dims
+        groups = int(self.rng.choice([g for g in (1, 1, 2, 3, channels) if channels % g == 0]))
+        n_out = groups * int(self.rng.choice([1, 1, 2, 17]))
+        kernel = [int(self.rng.integers(1, min(n, 3) + 1)) for n in (height, width)]
+        weights_of = (n_out, *kernel, channels // groups)
+        largest = max(map(abs, self.known[self.last])) * int(np.prod(weights_of[1:]))
+        top = min(127, (1 << 30) // max(largest, 1))
+        if self.dtype is not DType.I32 or top == 0:
+            return
+        padding = tuple(int(self.rng.integers(0, k)) for k in kernel)
+        stride = tuple(int(self.rng.integers(1, 3)) for _ in kernel)
+        weights = self.constant(self.rng.integers(-top, top + 1, weights_of), DType.I8)
+        more: dict[str, object] = {"padding": padding, "stride": stride, "groups": groups}
+        if self.rng.random() < 0.5:
+            more["bias"] = self.constant(self.rng.integers(-999, 999, n_out), DType.I32)
+        self.append(OpCode.CONV_I32, weights, **more)
+
+    def concat(self) -> None:
+        """Join with a stream of the same height and width, perhaps the last one itself."""
+        fits = [i for i in self.streams if self.tensors[i].dims[:2] == self.dims[:2]]
+        if self.dtype is DType.I32 and fits:
+            self.append(OpCode.CONCAT, residual=int(self.rng.choice(fits)))
+
+    def slice(self) -> None:
+        """A box of bits or of a stream."""
+        if self.dtype not in (DType.I32, DType.BITS):
+            return
+        start = [int(self.rng.integers(0, n)) for n in self.dims]
+        size = [
+            int(self.rng.integers(1, n - at + 1)) for n, at in zip(self.dims, start, strict=True)
+        ]
+        if self.dtype is DType.BITS:
+            start[2] -= start[2] % 32
+            whole = int(self.rng.integers(1, 3)) * 32
+            size[2] = min(whole, self.dims[2] - start[2])
+        self.append(OpCode.SLICE, start=tuple(start), size=tuple(size))
+
+    def multiply(self) -> None:
+        """Multiply with a stream of the same shape, down to 20 bits."""
+        fits = [i for i in self.streams if self.tensors[i].dims == self.dims]
+        if self.dtype is not DType.I32 or not fits:
+            return
+        other = int(self.rng.choice(fits))
+        ends = [x * y for x in self.known[self.last] for y in self.known[other]]
+        shift = max(1, max(map(abs, ends)).bit_length() - 20)
+        if shift <= 31:
+            self.append(OpCode.MULTIPLY, residual=other, shift=shift)
+
     def dense(self) -> None:
         """A dense layer on a stream."""
         largest = max(map(abs, self.known[self.last]))
@@ -197,28 +247,36 @@ class Graph:
             n_out = int(self.rng.integers(1, 4))
             weights = self.constant(self.rng.integers(-8, 8, (n_out, *self.dims)), DType.I8)
             bias = self.constant(self.rng.integers(-999, 999, n_out), DType.I32)
-            self.append(OpCode.DENSE_I32, weights, bias=bias)
+            self.append(OpCode.CONV_I32, weights, bias=bias)
 
 
 STEPS: dict[str, Callable[[Graph], None]] = {
     "add": Graph.add,
     "average_pool": Graph.average_pool,
     "block": Graph.block,
+    "concat": Graph.concat,
     "convolution": Graph.convolution,
+    "convolution_i32": Graph.convolution_i32,
     "dense": Graph.dense,
     "lookup": Graph.lookup,
     "max_pool": Graph.max_pool,
+    "multiply": Graph.multiply,
     "scale": Graph.scale,
+    "slice": Graph.slice,
     "threshold": Graph.threshold,
 }
+OF_1_1 = ("block", "add", "block", "max_pool", "average_pool", "lookup")
+OF_1_2 = ("slice", "scale", "convolution_i32", "scale", "multiply", "concat", "scale")
 
 
-def every_operation(dtype: DType = DType.U8, channels: int = 2, seed: int = 0) -> Model:
-    """All operations in one small model: three kilobytes with two channels."""
+def every_operation(
+    dtype: DType = DType.U8, channels: int = 2, seed: int = 0, *, minor: int = 2
+) -> Model:
+    """All operations of a minor version in one small model: four kilobytes with two channels."""
     graph = Graph(dtype, (5, 4, channels), seed)
     graph.convolution(3, same=True, to_bits=True)
     bits = graph.last
     graph.max_pool()
-    graph.grow(["block", "add", "block", "max_pool", "average_pool", "lookup", "dense"])
+    graph.grow([*OF_1_1, *(OF_1_2 if minor > 1 else ()), "dense"])
     assert bits in {op.data for op in graph.ops}
     return graph.model(f"every operation on {dtype.name}")

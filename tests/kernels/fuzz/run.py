@@ -20,17 +20,17 @@ from kernels.panels import Layout
 
 HERE = Path(__file__).resolve().parent
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-GOLDEN = HERE.parent / "golden_1_0.hex"
+GOLDEN = sorted(HERE.parent.glob("golden_1_*.hex"))
 
 
 def seed_models() -> list[Model]:
     """Models with every operation, and random ones."""
-    inputs = (DType.U8, DType.I8, DType.BITS)
+    inputs = (DType.U8, DType.I8, DType.BITS, DType.I32)
     models = [every_operation(dtype, seed=seed) for dtype in inputs for seed in (0, 1)]
     rng = np.random.default_rng(0)
-    for seed in range(24):
+    for seed in range(32):
         image = (int(rng.integers(1, 6)), int(rng.integers(1, 6)), int(rng.choice([1, 6, 33, 64])))
-        graph = Graph(inputs[seed % 3], image, seed)
+        graph = Graph(inputs[seed % 4], image, seed)
         models.append(graph.grow(rng.choice(list(STEPS), rng.integers(1, 6))).model())
     return models
 
@@ -48,7 +48,7 @@ def fuzz(count: int, seed: int) -> subprocess.CompletedProcess[str]:
     with tempfile.TemporaryDirectory(prefix="bitspin-fuzz-") as name:
         folder = Path(name)
         files = [write_model(m, layout) for m in seed_models() for layout in Layout]
-        files.append(bytes.fromhex(GOLDEN.read_text()))
+        files += [bytes.fromhex(path.read_text()) for path in GOLDEN]
         paths = [folder / f"{i}.bspn" for i in range(len(files))]
         for path, file in zip(paths, files, strict=True):
             path.write_bytes(file)
