@@ -1,42 +1,72 @@
 """Binary neural networks: layers, training by logical shards, the integer network, export."""
 
-from bnn import losses, metrics, optimizers
-from bnn.evaluation import Agreement, Evaluation, agreement, evaluate, predict_logits
+from bnn import hybrid, layers, losses, metrics, models, optimizers, transfer
+from bnn.evaluation import (
+    Agreement,
+    Evaluation,
+    LayerAgreement,
+    agreement,
+    evaluate,
+    predict_logits,
+)
 from bnn.export import export, to_model
-from bnn.folding import integerize
-from bnn.integer import IntegerLayer, IntegerNet
-from bnn.models import BinaryConvNet
-from bnn.quantizers import QUANTIZERS, approx_sign, sign, ste_sign
-from bnn.summary import Summary, summary
+from bnn.hybrid import make_hybrid
+from bnn.integer import IntegerNet
+from bnn.layers import UnclippedWarning, warn_about_unclipped
+from bnn.lowering import integerize
+from bnn.models import MODELS, BinaryConvNet, Classifier, build_model
+from bnn.quantizers import (
+    QUANTIZER_MODULES,
+    QUANTIZERS,
+    approx_sign,
+    sign,
+    ste_sign,
+)
+from bnn.summary import LayerSummary, Summary, summary
 from bnn.training import (
     StepInfo,
     TrainConfig,
     Trainer,
+    distillation_loss,
     fit,
     recommended_epochs,
 )
+from bnn.zoo import ZOO, Recipe
 from kernels import Runtime
 
 __all__ = [
+    "MODELS",
     "QUANTIZERS",
+    "QUANTIZER_MODULES",
+    "ZOO",
     "Agreement",
     "BinaryConvNet",
+    "Classifier",
     "Evaluation",
-    "IntegerLayer",
     "IntegerNet",
+    "LayerAgreement",
+    "LayerSummary",
+    "Recipe",
     "Runtime",
     "StepInfo",
     "Summary",
     "TrainConfig",
     "Trainer",
+    "UnclippedWarning",
     "agreement",
     "approx_sign",
+    "build_model",
+    "distillation_loss",
     "evaluate",
     "export",
     "fit",
+    "hybrid",
     "integerize",
+    "layers",
     "losses",
+    "make_hybrid",
     "metrics",
+    "models",
     "optimizers",
     "predict_logits",
     "recommended_epochs",
@@ -44,4 +74,6 @@ __all__ = [
     "ste_sign",
     "summary",
     "to_model",
+    "transfer",
+    "warn_about_unclipped",
 ]

@@ -1,22 +1,21 @@
-"""From an integer network to a model file: packing and metadata; the format is in kernels."""
+"""From an integer network to a model file: metadata; the format is in kernels."""
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
+from torch import nn
 
-from bnn.folding import integerize
-from bnn.integer import IntegerLayer, IntegerNet
-from bnn.models import BinaryConvNet
-from kernels import JSON, DType, Layout, Model, Op, OpCode, Tensor, pack_bits, write_model
+from bnn.integer import IntegerNet
+from bnn.lowering import integerize
+from kernels import JSON, Layout, Model, write_model
 
-_OPCODES = {"conv_u8": OpCode.CONV_U8, "conv_b1": OpCode.CONV_B1, "conv_b1_i8": OpCode.CONV_B1_I8}
 _OWN_KEYS = ("input", "output_scale", "logical_digest")
 
 
 def to_model(integer_net: IntegerNet, metadata: Mapping[str, JSON] | None = None) -> Model:
-    """Lay out an integer network as operations and tensors of the model format.
+    """The model of an integer network, with its metadata.
 
     Parameters
     ----------
@@ -47,19 +46,17 @@ def to_model(integer_net: IntegerNet, metadata: Mapping[str, JSON] | None = None
         raise ValueError(
             f"labels: expected a list of {integer_net.n_classes} names, one per class, got {labels}"
         )
-    tensors = [Tensor(DType.U8, integer_net.input_shape)]
-    ops = [_append_layer(layer, tensors) for layer in integer_net.layers]
     given["input"] = {
         "dtype": "uint8",
         "shape": list(integer_net.input_shape),
         "preprocessing": "pixels 0..255 as they are, (H, W, C)",
     }
     given["output_scale"] = integer_net.output_scale
-    return Model(tuple(ops), tuple(tensors), given)
+    return dataclasses.replace(integer_net.model, metadata=given)
 
 
 def export(
-    net: BinaryConvNet | IntegerNet,
+    net: nn.Module | IntegerNet,
     path: Path | str,
     metadata: Mapping[str, JSON] | None = None,
     layout: Layout = Layout.ROWS,
@@ -85,11 +82,11 @@ def export(
     Raises
     ------
     ValueError
-        As :func:`to_model` and :func:`~bnn.folding.integerize`.
+        As :func:`to_model` and :func:`~bnn.lowering.integerize`.
     OSError
         If the file cannot be written; an older file at ``path`` is then untouched.
     """
-    integer_net = integerize(net) if isinstance(net, BinaryConvNet) else net
+    integer_net = net if isinstance(net, IntegerNet) else integerize(net)
     content = write_model(to_model(integer_net, metadata), layout)
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -102,36 +99,3 @@ def export(
     finally:
         partial.unlink(missing_ok=True)
     return len(content)
-
-
-def _append_layer(layer: IntegerLayer, tensors: list[Tensor]) -> Op:
-    """Append the tensors of one layer, whose input is the activation made last."""
-    data = max(i for i, tensor in enumerate(tensors) if tensor.data is None)
-
-    def append(tensor: Tensor) -> int:
-        tensors.append(tensor)
-        return len(tensors) - 1
-
-    if layer.kind == "conv_b1":
-        packed = pack_bits(layer.weights > 0).tobytes()
-        weights = append(Tensor(DType.BITS, layer.weights.shape, packed))
-    else:
-        weights = append(Tensor(DType.I8, layer.weights.shape, layer.weights.tobytes()))
-    threshold = bias = None
-    if layer.threshold is not None and layer.flip is not None:
-        rows = np.stack([layer.threshold, layer.flip.astype(np.int32)]).astype("<i4")
-        threshold = append(Tensor(DType.I32, rows.shape, rows.tobytes()))
-    if layer.bias is not None:
-        column = layer.bias.astype("<i4")
-        bias = append(Tensor(DType.I32, column.shape, column.tobytes()))
-    out_type = DType.I32 if threshold is None else DType.BITS
-    return Op(
-        code=_OPCODES[layer.kind],
-        data=data,
-        weights=weights,
-        out=append(Tensor(out_type, layer.output_shape)),
-        threshold=threshold,
-        bias=bias,
-        padding=(layer.padding, layer.padding),
-        pool=(layer.pool, layer.pool),
-    )

@@ -1,90 +1,196 @@
-r"""From a trained network to the integer network: rounding, and batch normalisation as thresholds.
+r"""From element-wise float modules behind integers to thresholds and scales, per channel.
 
-For integer accumulators and :math:`\sigma = \sqrt{\text{var} + \epsilon}`, the sign of
-:math:`\gamma (\text{acc} \cdot u - \mu) / \sigma + \beta` is +1 exactly where
+Between an integer tensor and what reads it stands a chain of modules, each of them affine
+(normalisation, shift, scale) or a knee (ReLU, PReLU). A sign at its end is one comparison,
 
-.. math:: \text{acc} \ge \lceil t \rceil \ (\gamma > 0), \qquad
-          \text{acc} \le \lfloor t \rfloor \ (\gamma < 0), \qquad
-          t = (\mu - \beta \sigma / \gamma) / u
+.. math:: \operatorname{sign}(\text{chain}(u \cdot \text{acc})) = +1 \iff
+          (\text{acc} \ge t_c) \oplus \text{flip}_c
 
-with u the value of one unit of the accumulator; for :math:`\gamma = 0` it is the constant
-:math:`\beta \ge 0`. The second form is the first one, inverted: ``not acc >= floor(t) + 1``.
+with u the value of one unit of the accumulator, because a chain without negative slopes of knees is
+monotone, also as rounded floats. Anything else at its end reads the rounded fixed-point number
+:math:`\lfloor (\text{acc} \, m_c + b_c + 2^{s-1}) / 2^s \rfloor`.
+
+The chain is evaluated in float64: that is the definition. A float32 network rounds the same
+formulas, so its bits can differ where the value is within rounding of 0.
 """
 
-import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from bnn.integer import IntegerLayer, IntegerNet, Kind
-from bnn.layers import BatchNorm, BinaryConv2d, Int8Conv2d, Int8Head
-from bnn.models import BinaryConvNet, Stage
-from bnn.quantizers import sign
+from bnn.layers import BatchNorm
 
-_Floats = NDArray[np.float64]
-_Integers = NDArray[np.int64]
+Floats: TypeAlias = NDArray[np.float64]
+Integers: TypeAlias = NDArray[np.int64]
+
+_INT32_LIMIT: Final = 1 << 31
+_MAX_OFFSET: Final = 2.0**61
+"""Of |b|, the format's bound."""
+_MAX_SHIFT: Final = 31
+_CHUNK: Final = 1 << 20
+"""Values that one step of an exhaustive check holds."""
+_MAX_CHECKED: Final = 1 << 22
+"""Accumulators of all channels up to which every one is checked; sums of ±1 always are."""
 
 
-def integerize(net: BinaryConvNet) -> IntegerNet:
-    """Fold a trained network into integers.
+class PointTooFine(ValueError):
+    """A number of the integer network would leave its integer type at this binary point."""
 
-    Parameters
-    ----------
-    net
-        Trained; its running statistics are what is folded.
 
-    Returns
-    -------
-    IntegerNet
-        Whose bits are those of ``net`` in evaluation mode, up to float ties at a threshold.
+@dataclass(frozen=True, eq=False)
+class Affine:
+    r""":math:`y = \gamma (x - \mu) / \sigma + \beta`, in this order of rounding."""
+
+    mean: Floats
+    """Shape (C,), as all others."""
+    sigma: Floats
+    """Positive."""
+    gamma: Floats
+    beta: Floats
+
+    def __call__(self, x: Floats) -> Floats:
+        """Map ``x``, shape (..., C)."""
+        return self.gamma * ((x - self.mean) / self.sigma) + self.beta
+
+    @property
+    def slope(self) -> Floats:
+        """Factor of x."""
+        return self.gamma / self.sigma
+
+    @property
+    def offset(self) -> Floats:
+        """Value at 0."""
+        return self.beta - self.mean * self.slope
+
+
+@dataclass(frozen=True, eq=False)
+class Knee:
+    """y = x where x > 0, else slope * x: ReLU has slope 0."""
+
+    slope: Floats
+    """Of the negative side, shape (C,)."""
+
+    def __call__(self, x: Floats) -> Floats:
+        """Map ``x``, shape (..., C)."""
+        return np.where(x > 0, x, self.slope * x)
+
+
+Link: TypeAlias = Affine | Knee
+Chain: TypeAlias = tuple[Link, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Scaling:
+    """Operands of SCALE or AVERAGE_POOL."""
+
+    multiplier: NDArray[np.int32]
+    """Shape (1, C), or (3, C): above the knee, below it, the knee."""
+    bias: Integers
+    """Shape (1, C) or (2, C)."""
+    shift: int
+    """1 to 31."""
+
+
+def affine(
+    n_channels: int,
+    *,
+    mean: Any = 0.0,
+    sigma: Any = 1.0,
+    gamma: Any = 1.0,
+    beta: Any = 0.0,
+) -> Affine:
+    """Build a link from numbers or arrays, each broadcast to (n_channels,).
 
     Raises
     ------
     ValueError
-        If ``net`` is a full-precision twin, a normalisation is not finite, or an accumulator could
-        leave int32; the layer is named.
+        If a value is not finite, a deviation not positive, or a shape does not fit.
     """
-    if net.full_precision:
-        raise ValueError("net: expected a binary network, got a full-precision twin")
-    height, width, n_in = net.input_shape
-    layers: list[IntegerLayer] = []
-    for number, stage in enumerate(net.stages):
-        assert isinstance(stage, Stage)
-        layer = _integer_stage(stage, f"stages.{number}", (height, width, n_in))
-        height, width, n_in = layer.output_shape
-        layers.append(layer)
-    head = net.head
-    assert isinstance(head, Int8Head)
-    layers.append(
-        IntegerLayer(
-            name="head",
-            kind="conv_b1_i8",
-            weights=_to_int8(head.integer_weight()),
-            input_shape=(height, width, n_in),
-            bias=_integer_bias(head),
-        )
-    )
-    return IntegerNet(layers=tuple(layers), output_scale=float(head.scale()))
+    return Affine(*(_per_channel(values, n_channels) for values in (mean, sigma, gamma, beta)))
 
 
-def fold_norm(
-    norm: BatchNorm, low: _Integers, high: _Integers, *, unit: float = 1.0, spacing: int = 1
-) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-    """Fold a normalisation followed by sign into one integer threshold per channel.
+def knee(n_channels: int, slope: Any) -> Knee:
+    """Build a knee; arguments and errors as for :func:`affine`."""
+    return Knee(_per_channel(slope, n_channels))
+
+
+def normalisation(norm: Any) -> Affine:
+    """Link of a normalisation in evaluation mode.
 
     Parameters
     ----------
     norm
-        C channels; its running statistics are used.
+        :class:`~bnn.layers.BatchNorm` or torch's, whose affine parameters may be missing.
+
+    Raises
+    ------
+    ValueError
+        If a parameter or a statistic is not finite, or a variance plus eps not positive.
+    """
+    mean, var = (t.detach().cpu().double().numpy() for t in (norm.running_mean, norm.running_var))
+    gamma, beta = (
+        default if t is None else t.detach().cpu().double().numpy()
+        for t, default in ((norm.weight, 1.0), (norm.bias, 0.0))
+    )
+    if not all(np.isfinite(values).all() for values in (mean, var, gamma, beta)):
+        raise ValueError("expected finite parameters and statistics, got nan or infinity")
+    if (var + norm.eps <= 0).any():
+        raise ValueError(f"expected positive variances, got {var.min()} with eps {norm.eps}")
+    sigma = np.sqrt(var + norm.eps)
+    return affine(len(mean), mean=mean, sigma=sigma, gamma=gamma, beta=beta)
+
+
+def evaluate(chain: Iterable[Link], x: Floats) -> Floats:
+    """Apply the links in order to ``x``, shape (..., C)."""
+    for link in chain:
+        x = link(x)
+    return x
+
+
+def is_monotone(chain: Iterable[Link]) -> bool:
+    """Whether no channel can turn: no knee has a negative slope."""
+    return all((link.slope >= 0).all() for link in chain if isinstance(link, Knee))
+
+
+def direction(chain: Iterable[Link], unit: Floats) -> Integers:
+    """Sign of the slope by the accumulator, shape (C,): -1 falls, 1 rises, 0 is constant."""
+    signs = np.sign(unit)
+    for link in chain:
+        if isinstance(link, Affine):
+            signs = signs * np.sign(link.gamma)
+    return signs.astype(np.int64)
+
+
+def value_range(chain: Iterable[Link], low: Floats, high: Floats) -> tuple[Floats, Floats]:
+    """Least and greatest value of the chain on [low, high], per channel."""
+    for link in chain:
+        ends = np.stack([link(low), link(high)])
+        if isinstance(link, Knee):
+            ends = np.concatenate([ends, np.where((low < 0) & (high > 0), 0.0, ends[0])[None]])
+        low, high = ends.min(axis=0), ends.max(axis=0)
+    return low, high
+
+
+def fold_sign(
+    chain: Chain, low: Integers, high: Integers, *, unit: Any = 1.0, spacing: int = 1
+) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """Fold a chain followed by sign into one integer threshold per channel.
+
+    Parameters
+    ----------
+    chain
+        Links of C channels, monotone.
     low, high
         Least and greatest reachable accumulator, each shape (C,).
     unit
-        Value of one unit of the accumulator in the normalisation's input.
+        Value of one unit of the accumulator, a number or shape (C,).
     spacing
-        Distance of reachable accumulators: 2 for sums of ±1, all of one parity. Then every
-        reachable one is checked; for 1 (int8 layers, millions of values) the ends and the two at
-        the threshold, which is enough because each rounded step of the normalisation is monotone.
+        Distance of reachable accumulators: 2 for sums of ±1, all of one parity. Then every one is
+        checked; for 1 if there are at most 2^22 in all channels, else the ends and the two at the
+        threshold, which is enough because each rounded step of the chain is monotone.
 
     Returns
     -------
@@ -95,68 +201,134 @@ def fold_norm(
     Raises
     ------
     ValueError
-        If a parameter or a statistic is not finite.
+        If the chain is not monotone.
     """
-    mean, var, gamma, beta = (
-        tensor.detach().cpu().double().numpy()
-        for tensor in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    if not is_monotone(chain):
+        raise ValueError("expected slopes >= 0 before a sign, got a negative one")
+    low, high = np.broadcast_arrays(low, high)
+    unit = np.broadcast_to(np.asarray(unit, np.float64), low.shape)
+    flip = direction(chain, unit) < 0
+
+    def reached(acc: Integers) -> NDArray[np.bool_]:
+        return np.asarray((evaluate(chain, acc * unit) >= 0) ^ flip)
+
+    # The first sum in low ... high + 1 that is reached, by halving the interval it lies in.
+    first, last = low.astype(np.int64), high.astype(np.int64) + 1
+    while (first < last).any():
+        middle = (first + last) >> 1
+        is_there = reached(middle)
+        is_open = first < last
+        last = np.where(is_open & is_there, middle, last)
+        first = np.where(is_open & ~is_there, middle + 1, first)
+    for acc in _checked(first, low, high, spacing):
+        if ((acc >= first) != reached(acc)).any():
+            raise RuntimeError("fold_sign: a threshold differs from the chain that it replaces")
+    return first.astype(np.int32), flip
+
+
+def fold_norm(
+    norm: BatchNorm, low: Integers, high: Integers, *, unit: float = 1.0, spacing: int = 1
+) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """:func:`fold_sign` of one normalisation; arguments, result and errors as there."""
+    return fold_sign((normalisation(norm),), low, high, unit=unit, spacing=spacing)
+
+
+def fold_scale(
+    chain: Chain, low: Integers, high: Integers, *, unit: Any, point: int, window: int = 1
+) -> Scaling:
+    r"""Fold a chain into fixed-point numbers: int * 2^-point.
+
+    Parameters
+    ----------
+    chain
+        Links of C channels with one knee at most.
+    low, high, unit
+        As for :func:`fold_sign`.
+    point
+        Binary digits after the point of the result.
+    window
+        Number of values whose mean is wanted where their sum is given.
+
+    Raises
+    ------
+    PointTooFine
+        If a factor or an offset does not fit.
+    ValueError
+        If there are two knees, or one behind the mean of a window.
+    """
+    if n_knees(chain) > (window == 1):
+        raise ValueError(f"expected one knee at most, got {n_knees(chain)}")
+    one = np.ones(np.broadcast(low, unit).shape)
+    slopes, offsets = [unit * one / window], [0.0 * one]
+    turn = low.astype(np.int64)
+    for link in chain:
+        if isinstance(link, Affine):
+            slopes = [slope * link.slope for slope in slopes]
+            offsets = [offset * link.slope + link.offset for offset in offsets]
+        else:
+            turn, slopes, offsets = _bent(link, slopes[0], offsets[0], low, high)
+    shift, multiplier, bias = _fixed_point(np.stack(slopes), np.stack(offsets), point)
+    if len(slopes) == 2:
+        multiplier = np.concatenate([multiplier, turn[None]])
+    return Scaling(multiplier.astype(np.int32), bias, shift)
+
+
+def n_knees(chain: Iterable[Link]) -> int:
+    """Number of knees in a chain."""
+    return sum(isinstance(link, Knee) for link in chain)
+
+
+def _per_channel(values: Any, n_channels: int) -> Floats:
+    if hasattr(values, "detach"):
+        values = values.detach().cpu().double().numpy()
+    array = np.asarray(values, np.float64).reshape(-1)
+    if not np.isfinite(array).all():
+        raise ValueError("expected finite parameters and statistics, got nan or infinity")
+    if len(array) not in (1, n_channels):
+        raise ValueError(f"expected parameters of {n_channels} channels, got {len(array)}")
+    return np.broadcast_to(array, (n_channels,))
+
+
+def _checked(
+    threshold: Integers, low: Integers, high: Integers, spacing: int
+) -> Iterable[Integers]:
+    """Accumulators at which a threshold is compared with its chain, in rows of (C,)."""
+    n = int((high - low).max()) // spacing + 1
+    if spacing == 1 and n * len(low) > _MAX_CHECKED:
+        near = np.clip(threshold, low, high), np.clip(threshold - 1, low, high)
+        yield np.stack([low, *near, high])
+        return
+    n_rows = max(_CHUNK // len(low), 1)
+    for start in range(0, n, n_rows):
+        rows = np.arange(start, min(start + n_rows, n))
+        yield np.minimum(low + spacing * rows[:, None], high)
+
+
+def _bent(
+    link: Knee, slope: Floats, offset: Floats, low: Integers, high: Integers
+) -> tuple[Integers, list[Floats], list[Floats]]:
+    """Accumulator of the knee, slopes and offsets above and below it."""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        root = np.where(slope == 0, 0.0, -offset / slope)
+    # Both sides are continuous at the root, so it does not matter to which one it counts.
+    turn = np.ceil(np.clip(root, low, high + 1.0)).astype(np.int64)
+    turn = np.clip(turn, -_INT32_LIMIT, _INT32_LIMIT - 1)
+    positive_above = np.where(slope == 0, offset > 0, slope > 0)
+    positive_below = np.where(slope == 0, offset > 0, slope < 0)
+    factors = [
+        np.where(is_positive, 1.0, link.slope) for is_positive in (positive_above, positive_below)
+    ]
+    return turn, [slope * factor for factor in factors], [offset * factor for factor in factors]
+
+
+def _fixed_point(slopes: Floats, offsets: Floats, point: int) -> tuple[int, Integers, Integers]:
+    """Find the largest shift at which all factors are int32 and all offsets fit."""
+    for shift in range(_MAX_SHIFT, 0, -1):
+        multiplier = np.rint(slopes * 2.0 ** (point + shift))
+        bias = np.rint(offsets * 2.0 ** (point + shift))
+        if np.abs(multiplier).max() < _INT32_LIMIT and np.abs(bias).max() <= _MAX_OFFSET:
+            return shift, multiplier.astype(np.int64), bias.astype(np.int64)
+    raise PointTooFine(
+        f"expected factors below 2^31, got {np.abs(slopes).max() * 2.0**point:.3g} "
+        f"with {point} binary digits after the point"
     )
-    if not all(np.isfinite(values).all() for values in (mean, var, gamma, beta)):
-        raise ValueError("norm: expected finite parameters and statistics, got nan or infinity")
-    sigma = np.sqrt(var + norm.eps)
-
-    def is_positive(acc: _Integers) -> NDArray[np.bool_]:
-        return np.asarray(gamma * ((acc * unit - mean) / sigma) + beta >= 0)
-
-    flip = gamma < 0
-    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-        root = (mean - beta * sigma / gamma) / unit
-    start = np.where(gamma == 0, np.where(beta >= 0, low, high + 1), np.floor(root) - 1)
-    threshold = np.clip(start, low, high + 1).astype(np.int64)
-    # The root and the normalisation round differently, and the latter is the definition: from one
-    # below the floor, the first sum that it makes positive is at most three steps away.
-    for _ in range(3):
-        threshold += (threshold <= high) & ~(is_positive(threshold) ^ flip)
-    if spacing == 1:
-        checked = np.stack([low, np.maximum(threshold - 1, low), np.minimum(threshold, high), high])
-    else:
-        checked = low + spacing * np.arange((high - low).max() // spacing + 1)[:, None]
-    if (((checked >= threshold) ^ flip) != is_positive(checked)).any():
-        raise RuntimeError("fold_norm: a threshold differs from the normalisation it replaces")
-    return threshold.astype(np.int32), flip
-
-
-def _integer_stage(stage: Stage, name: str, input_shape: tuple[int, int, int]) -> IntegerLayer:
-    conv = stage.conv
-    assert isinstance(conv, Int8Conv2d | BinaryConv2d)
-    kind: Kind
-    if isinstance(conv, BinaryConv2d):
-        kind, weights, unit, spacing = "conv_b1", sign(conv.latent_weight), 1.0, 2
-    else:
-        kind, weights, unit, spacing = "conv_u8", conv.integer_weight(), Int8Conv2d.UNIT, 1
-    bare = IntegerLayer(
-        name=name,
-        kind=kind,
-        weights=_to_int8(weights),
-        input_shape=input_shape,
-        padding=conv.padding,
-        pool=stage.pool,
-    )
-    try:
-        threshold, flip = fold_norm(stage.norm, *bare.bounds(), unit=unit, spacing=spacing)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
-    return dataclasses.replace(bare, threshold=threshold, flip=flip)
-
-
-def _integer_bias(head: Int8Head) -> NDArray[np.int32]:
-    bias = head.integer_bias().detach().cpu().double().numpy()
-    if not (np.abs(bias) < 1 << 31).all():  # also false for nan
-        raise ValueError(f"head: expected a bias that fits int32, got up to {np.abs(bias).max()}")
-    return bias.astype(np.int32)
-
-
-def _to_int8(weights: Tensor) -> NDArray[np.int8]:
-    """Reorder (C_out, C_in, KH, KW) to (C_out, KH, KW, C_in) and convert integral floats."""
-    rows = weights.detach().permute(0, 2, 3, 1)
-    return np.ascontiguousarray(rows.cpu().numpy().astype(np.int8))

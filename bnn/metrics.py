@@ -184,12 +184,13 @@ class Saturation:
         module
             Any network.
         names
-            Of the submodules whose output a sign is taken of, such as ``"stages.0.norm"``.
+            Of the submodules whose output a sign is taken of, such as ``"stages.0"``. The parts
+            of a :class:`~bnn.layers.ConvNorm` are one computation: watch the whole.
 
         Raises
         ------
         ValueError
-            If ``module`` has no submodule of a name.
+            If ``module`` has no submodule of a name, or one did not run in the context.
         """
         submodules = dict(module.named_modules())
         chosen = list(names)
@@ -202,6 +203,11 @@ class Saturation:
         finally:
             for handle in handles:
                 handle.remove()
+        idle = [name for name in chosen if name not in self._counts]
+        if idle:
+            raise ValueError(
+                f"names: expected modules that run, {idle[0]!r} did not; watch its parent"
+            )
 
     def result(self) -> dict[str, float]:
         """Share of all values since the last :meth:`reset`, in [0, 1] by name."""

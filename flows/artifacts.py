@@ -16,7 +16,7 @@ from prefect.artifacts import (
 )
 
 from flows.report import HTML_FILE, data_uri, render_markdown
-from flows.tables import TABLES
+from flows.tables import TABLES, tables
 from flows.wording import Result, rows, words
 
 REPORT_KEY = "report"
@@ -121,8 +121,10 @@ def publish_artifacts(result: Result, out_dir: Path) -> None:
     create_markdown_artifact(
         render_markdown(result, with_pictures=False), key=REPORT_KEY, description=title
     )
+    asked_for = tables(result)
     for key, description in TABLE_KEYS.items():
-        create_table_artifact(table_rows(result, key), key=key, description=description)
+        if key in asked_for:
+            create_table_artifact(table_rows(result, key), key=key, description=description)
     files = [out_dir / str(picture["file"]) for picture in rows(result, "pictures")]
     if files:
         create_image_artifact(data_uri(overview(files)), key=OVERVIEW_KEY, description=title)

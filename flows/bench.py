@@ -44,6 +44,39 @@ def bench_kernels(
     print_kernels(quick=quick, as_json=as_json, out=out, peers=records)
 
 
+@app.command("bnn")
+def bench_bnn(
+    quick: Annotated[bool, typer.Option("--quick", help="As few steps as possible.")] = False,
+    peers: Annotated[
+        bool, typer.Option("--peers", help="Run other libraries as well, those installed.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Time and weigh a training step of a binary network beside plain torch and other libraries.
+
+    Example: bitspin bench bnn --peers
+    """
+    from kernels.errors import BackendUnavailable
+
+    scripts = find_peers(PEERS / "bnn") if peers else []
+    records = []
+    for script in scripts:
+        try:
+            records += run_peer(script)
+        except BackendUnavailable as error:  # one library less is no reason to time none
+            typer.echo(f"left out: {error}", err=True)
+    from dataclasses import asdict
+
+    from bnn.bench import run_training
+
+    report = run_training(quick=quick)
+    if as_json:
+        typer.echo(json.dumps({**asdict(report), "peers": records}, indent=2))
+        return
+    lines = [*report.lines(), *(_peer_line(record, report.packed_ms) for record in records)]
+    typer.echo("\n".join(lines))
+
+
 @app.command("arm")
 def bench_arm(
     quick: Annotated[bool, typer.Option("--quick", help="One size of everything.")] = False,
@@ -77,7 +110,13 @@ def bench_gpu(
         raise typer.Exit(1)
 
 
-def find_peers() -> list[Path]:
+def _peer_line(record: dict[str, object], own_ms: float) -> str:
+    """A library's step beside ours: its record names itself and its milliseconds."""
+    theirs = float(str(record["step_ms"]))
+    return f"  {record['library']!s:<14}{theirs:8.1f} ms  ({theirs / own_ms:.2f} of bnn's)"
+
+
+def find_peers(folder: Path | None = None) -> list[Path]:
     """Scripts that time other libraries; they are not installed, only in a checkout.
 
     Raises
@@ -87,10 +126,11 @@ def find_peers() -> list[Path]:
     """
     from kernels.errors import BackendUnavailable
 
-    scripts = sorted(PEERS.glob("*.py"))
+    folder = folder or PEERS
+    scripts = sorted(folder.glob("*.py"))
     if not scripts:
         raise BackendUnavailable(
-            f"peers: expected scripts in {PEERS}, got none; they are not installed with bitspin, "
+            f"peers: expected scripts in {folder}, got none; they are not installed with bitspin, "
             "run this command in a checkout of its repository"
         )
     return scripts

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from flows.bench import app as bench_app
+from flows.train import app as train_app
 
 app = typer.Typer(
     name="bitspin",
@@ -24,6 +25,7 @@ data_app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
+app.add_typer(train_app, name="train")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 RunArgument = Annotated[str, typer.Argument(help="Run key, its beginning, or latest.")]

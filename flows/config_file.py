@@ -9,8 +9,12 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from flows.recipes import recipe_tree
 from workers.config import RunConfig
 from workers.storage import Json
+
+_LENGTHS = ("epochs", "steps", "minutes")
+"""Keys of the classifier of which one is set at most."""
 
 Tree: typing.TypeAlias = "dict[str, Json]"
 
@@ -22,6 +26,8 @@ class ConfigError(ValueError):
 def load_config(path: Path | None, settings: Iterable[str]) -> RunConfig:
     """Read a configuration file and apply ``key=value`` settings on top.
 
+    Where they name a ``recipe`` of the zoo, its values stand below both.
+
     Parameters
     ----------
     path
@@ -32,12 +38,18 @@ def load_config(path: Path | None, settings: Iterable[str]) -> RunConfig:
     Raises
     ------
     ConfigError
-        Unreadable file, unknown key (names the nearest), wrong type or refused value.
+        Unreadable file, unknown key or recipe (names the nearest), wrong type or refused value.
     """
     tree = _read(path) if path is not None else {}
     for setting in settings:
         _apply(tree, setting)
     _check_keys(tree, RunConfig, prefix="")
+    recipe = tree.get("recipe")
+    if isinstance(recipe, str):
+        try:
+            tree = _laid_over(_without_length(recipe_tree(recipe), tree), tree)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
     return validate(tree)
 
 
@@ -59,6 +71,7 @@ def canonical(config: RunConfig) -> dict[str, Json]:
     """Every field that decides a result, spelled out; where to run is left out."""
     tree: dict[str, Json] = TypeAdapter(RunConfig).dump_python(config, mode="json")
     tree.pop("cluster")
+    tree.pop("tensorboard")
     return tree
 
 
@@ -70,6 +83,27 @@ def _read(path: Path) -> Tree:
         raise ConfigError(f"{path}: expected a TOML file, got: {reason}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: expected TOML, got a mistake: {error}") from error
+
+
+def _without_length(recipe: Tree, tree: Tree) -> Tree:
+    """Forget how long a recipe trains where ``tree`` says it in another unit."""
+    own, asked = recipe["bnn"], tree.get("bnn")
+    assert isinstance(own, dict)
+    if not isinstance(asked, dict) or asked.keys().isdisjoint(_LENGTHS):
+        return recipe
+    return {**recipe, "bnn": {name: v for name, v in own.items() if name not in _LENGTHS}}
+
+
+def _laid_over(base: Tree, tree: Tree) -> Tree:
+    """Values of ``tree``, and those of ``base`` that it does not set."""
+    merged = dict(base)
+    for name, value in tree.items():
+        below = merged.get(name)
+        if isinstance(below, dict) and isinstance(value, dict):
+            merged[name] = _laid_over(below, value)
+        else:
+            merged[name] = value
+    return merged
 
 
 def _apply(tree: Tree, setting: str) -> None:

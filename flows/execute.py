@@ -13,7 +13,7 @@ from flows.runs import find_run, read_result
 from flows.summary import summary_table
 from workers.device import check_device
 from workers.runtime import ClusterConfig, available_cores, check_reachable
-from workers.steps import STEPS
+from workers.steps import steps_of
 from workers.storage import Json
 
 
@@ -27,26 +27,40 @@ def execute(plan: Plan, *, fresh: bool) -> None:
     KeyboardInterrupt
         After saying how to resume.
     """
-    console, errors = Console(), Console(stderr=True)
+    console = Console()
     if plan.is_finished and not fresh:
         console.print(f"run {plan.run_key} is finished; do it again with --fresh", soft_wrap=True)
-        result = read_result(find_run(plan.run_key))
-    else:
-        check_run_directory(plan.run_dir)
-        check_reachable(plan.config.cluster)
-        check_device(plan.config)
-        for line in describe(plan)[:3]:
-            errors.print(line, soft_wrap=True, highlight=False)
-        try:
-            result = _run_flow(plan, fresh=fresh)
-        except VerificationError:  # raised again below: the report is written and worth seeing
-            result = read_result(find_run(plan.run_key))
-        except KeyboardInterrupt:
-            errors.print(f"stopped; go on with: bitspin resume {plan.run_key}", soft_wrap=True)
-            raise
+    result = carry_out(plan, fresh=fresh)
     console.print(summary_table(result))
     console.print(f"report: {plan.run_dir / 'report.html'}", soft_wrap=True)
     raise_on_mismatch(result)
+
+
+def carry_out(plan: Plan, *, fresh: bool) -> dict[str, Json]:
+    """Do the run of ``plan`` unless it is finished, and return its result record.
+
+    A mismatch is in the record and raises nothing here, so that the caller can show the rest first.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        After saying how to resume.
+    """
+    if plan.is_finished and not fresh:
+        return read_result(find_run(plan.run_key))
+    errors = Console(stderr=True)
+    check_run_directory(plan.run_dir)
+    check_reachable(plan.config.cluster)
+    check_device(plan.config)
+    for line in describe(plan)[:3]:
+        errors.print(line, soft_wrap=True, highlight=False)
+    try:
+        return _run_flow(plan, fresh=fresh)
+    except VerificationError:  # the report is written and worth seeing
+        return read_result(find_run(plan.run_key))
+    except KeyboardInterrupt:
+        errors.print(f"stopped; go on with: bitspin resume {plan.run_key}", soft_wrap=True)
+        raise
 
 
 def print_plan(plan: Plan) -> None:
@@ -78,7 +92,7 @@ def describe(plan: Plan) -> list[str]:
         f"cluster: {_describe_cluster(plan.config.cluster)}",
         *(["device: one GPU for each training worker"] if plan.config.device == "cuda" else []),
         "steps:",
-        *(f"  {step.title}" for step in STEPS.values()),
+        *(f"  {step.title}" for step in steps_of(plan.config).values()),
         "  write report",
     ]
 

@@ -35,7 +35,7 @@ from workers.context import RunContext, published  # noqa: E402
 from workers.device import check_gpus  # noqa: E402
 from workers.progress import ProgressReader  # noqa: E402
 from workers.runtime import check_storage, cluster, share, start_step, step_values, wait_for  # noqa: E402
-from workers.steps import STEPS  # noqa: E402
+from workers.steps import Step, steps_of  # noqa: E402
 from workers.storage import Json  # noqa: E402
 from workers.training import checkpoint_store, progress_path  # noqa: E402
 
@@ -54,12 +54,16 @@ class Session:
     plan: Plan
     display: Display
     resumed_from: str | None
+    steps: dict[str, Step] = field(init=False)
     started: float = field(default_factory=time.time)
     stopping: bool = False  # the waiting tasks see it and let go
     interrupted: bool = False
     context_ref: Any = None  # Ray's reference to the RunContext
     started_steps: dict[str, Any] = field(default_factory=dict)  # Ray's references to their values
     error: BaseException | None = None
+
+    def __post_init__(self) -> None:
+        self.steps = steps_of(self.plan.config)
 
     def fail(self, error: BaseException) -> None:
         """Keep the first error of a step, and let the others go: what they saved stays."""
@@ -83,7 +87,7 @@ class Handle:
 def resume_point(plan: Plan) -> str | None:
     """Where a run goes on, in words, or None if nothing of it has been saved."""
     parts = []
-    for name, step in STEPS.items():
+    for name, step in steps_of(plan.config).items():
         if published(plan.run_dir, name) is not None:
             parts.append(f"{step.title}: done")
         elif step.has_progress:
@@ -166,7 +170,7 @@ def _interruptible(session: Session) -> Iterator[None]:
 def _run_steps(handle: Handle) -> dict[str, Json]:
     prepared = prepare.submit(handle)
     futures: dict[str, PrefectFuture[Any]] = {}
-    for name, step in STEPS.items():
+    for name, step in handle.session.steps.items():
         after = [futures[other] for other in step.after] or [prepared]
         named = run_step.with_options(name=step.title, task_run_name=step.title)
         futures[name] = named.submit(handle, name, after)
@@ -191,7 +195,8 @@ def prepare(handle: Handle) -> str:
     plan = session.plan
     context = RunContext(plan.run_dir, plan.run_key, plan.config, data)
     session.context_ref = share(context)
-    for name, step in STEPS.items():  # here, because the table's order is the best use of cores
+    # Here, because the order of the steps is the best use of the cores.
+    for name, step in session.steps.items():
         if not step.after:
             session.started_steps[name] = _start(session, name)
     get_run_logger().info("%s, %s. %s", data.name, data.source, data.reason)
@@ -203,7 +208,7 @@ def prepare(handle: Handle) -> str:
 @task(cache_policy=NO_CACHE, persist_result=False)
 def run_step(handle: Handle, name: str, after: Sequence[object]) -> dict[str, Json]:
     """Start a step on Ray, follow its progress, and return what it published."""
-    session, step = handle.session, STEPS[name]
+    session, step = handle.session, handle.session.steps[name]
     session.display.begin(step.title)
     try:
         values = _watch(session, name, session.started_steps.get(name) or _start(session, name))
@@ -222,7 +227,7 @@ def _start(session: Session, name: str) -> Any:
 
 
 def _watch(session: Session, name: str, reference: Any) -> dict[str, Json]:
-    step = STEPS[name]
+    step = session.steps[name]
     reader = ProgressReader(progress_path(session.plan.run_dir, name))
     artifact = None
     if step.has_progress:

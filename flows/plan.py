@@ -12,12 +12,15 @@ from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 
+from bnn.models import MODELS
 from flows.config_file import ConfigError, canonical, validate
 from flows.runs import IDENTITY, RESULT, RunError, RunSummary
 from flows.settings import runs_directory
 from workers.config import RunConfig
 from workers.datasets import ImageData, load, load_default, load_user_data
 from workers.identity import machine_arithmetic, run_key
+from workers.splits import stratified_split
+from workers.steps import steps_of
 from workers.storage import Json, read_json, write_bytes, write_json
 from workers.train_rbm import unit_grid
 
@@ -50,7 +53,12 @@ class Plan:
 
 
 def load_data(config: RunConfig) -> ImageData:
-    """Load the data that a configuration names; see :mod:`workers.datasets` for the errors."""
+    """Load the named data by :mod:`workers.datasets`, which says what can fail, and split it."""
+    data = _load_parts(config)
+    return stratified_split(data, config.data.seed) if config.data.split == "stratified" else data
+
+
+def _load_parts(config: RunConfig) -> ImageData:
     if config.data.path is not None:
         return load_user_data(Path(config.data.path), seed=config.data.seed)
     if config.data.name == "auto":
@@ -77,17 +85,28 @@ def make_plan(config: RunConfig, forced_key: str | None = None) -> Plan:
     # The digest stands for the data: the same bytes found elsewhere are the same run.
     decisive: dict[str, Json] = {**tree, "data": {"seed": config.data.seed}}
     key = forced_key or run_key(decisive, data.digest, arithmetic)
-    height, width = unit_grid(data)
-    widths = "-".join(str(n) for n in config.bnn.widths)
-    title = f"{data.name}: binary convnet {widths}, RBM {height * width}x{config.rbm.n_hidden}"
+    title = title_of(config, data)
     identity: dict[str, Json] = {
         "run_key": key,
         "title": title,
-        "config": tree,
+        "config": {**tree, "tensorboard": config.tensorboard},
         "data_digest": data.digest,
         "arithmetic": arithmetic,
     }
     return Plan(config, data, key, runs_directory() / key, title, identity, seconds)
+
+
+def title_of(config: RunConfig, data: ImageData) -> str:
+    """What a run trains, in a line for a person."""
+    words = "binary convnet" if config.bnn.model == "binary_conv_net" else config.bnn.model
+    widths = "-".join(str(n) for n in config.bnn.widths or MODELS[config.bnn.model].default_widths)
+    title = f"{data.name}: {words.replace('_', ' ')} {widths}"
+    if config.recipe is not None:
+        title = f"recipe {config.recipe}, seed {config.bnn.seed}, {title}"
+    if "train_rbm" in steps_of(config):
+        height, width = unit_grid(data)
+        title += f", RBM {height * width}x{config.rbm.n_hidden}"
+    return title
 
 
 def check_run_directory(run_dir: Path) -> None:

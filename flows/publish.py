@@ -14,13 +14,24 @@ from flows.pictures import draw_pictures
 from flows.plan import Plan
 from flows.report import write_report
 from flows.runs import RESULT
+from flows.zoo import zoo_record
 from kernels.version import __version__
 from workers.context import published
 from workers.records import Record
-from workers.steps import STEPS
+from workers.steps import STEPS, steps_of
 from workers.storage import Json, read_json, write_arrays, write_json
 
 _SCHEMA = 1
+_ARRAYS = {
+    "evaluate_rbm": (
+        "rbm_samples",
+        "rbm_filters",
+        "completion_original",
+        "completion_masked",
+        "completion_completed",
+    ),
+    "evaluate_bnn": ("confusion",),
+}
 
 
 def publish_result(plan: Plan, *, started: float, resumed_from: str | None) -> dict[str, Json]:
@@ -45,7 +56,7 @@ def publish_result(plan: Plan, *, started: float, resumed_from: str | None) -> d
     RuntimeError
         If a step has not been done.
     """
-    records = {name: _record(plan, name) for name in STEPS}
+    records = {name: _record(plan, name) for name in steps_of(plan.config)}
     arrays = _arrays(records)
     result = _result(plan, records, resumed_from)
     drawing = time.monotonic()
@@ -75,16 +86,12 @@ def _record(plan: Plan, name: str) -> Record:
 
 
 def _arrays(records: dict[str, Record]) -> dict[str, NDArray[np.generic]]:
-    names = (
-        "rbm_samples",
-        "rbm_filters",
-        "completion_original",
-        "completion_masked",
-        "completion_completed",
-    )
-    arrays = {name: records["evaluate_rbm"].tensors[name].numpy() for name in names}
-    arrays["confusion"] = records["evaluate_bnn"].tensors["confusion"].numpy()
-    return arrays
+    return {
+        name: records[step].tensors[name].numpy()
+        for step, names in _ARRAYS.items()
+        if step in records
+        for name in names
+    }
 
 
 def _result(plan: Plan, records: dict[str, Record], resumed_from: str | None) -> dict[str, Json]:
@@ -92,23 +99,15 @@ def _result(plan: Plan, records: dict[str, Record], resumed_from: str | None) ->
     seconds: dict[str, Json] = {
         STEPS[name].title: record.pop("seconds") for name, record in values.items()
     }
-    return {
+    result: dict[str, Json] = {
         "schema": _SCHEMA,
         "run_key": plan.run_key,
         "title": plan.title,
+        "job": plan.config.job,
         "resumed_from": resumed_from,
         "data": _data(plan),
         "config": plan.identity["config"],
         "bnn": _bnn(plan, values, records),
-        "rbm": {
-            **values["evaluate_rbm"],
-            "curve": values["train_rbm"]["curve"],
-            "n_steps": values["train_rbm"]["n_steps"],
-            "seconds": records["train_rbm"].values["seconds"],
-        },
-        "tbm": {**values["fit_tbm"], "seconds": records["fit_tbm"].values["seconds"]},
-        "qbm": {**values["train_qbm"], "seconds": records["train_qbm"].values["seconds"]},
-        "bm": {**values["train_bm"], "seconds": records["train_bm"].values["seconds"]},
         "export": {**values["export"], **values["build_runtimes"]},
         "verify": {
             **values["verify_host"],
@@ -118,6 +117,26 @@ def _result(plan: Plan, records: dict[str, Record], resumed_from: str | None) ->
         "seconds": {"prepare data": plan.seconds, **seconds},
         "environment": _environment(plan),
     }
+    if plan.config.recipe is not None:
+        result["zoo"] = zoo_record(plan.config)
+    return result | _machines(values, records)
+
+
+def _machines(values: dict[str, dict[str, Json]], records: dict[str, Record]) -> dict[str, Json]:
+    """Sections of the Boltzmann machines that the run has trained."""
+    sections: dict[str, Json] = {}
+    if "train_rbm" in records:
+        training = values["train_rbm"]
+        sections["rbm"] = {
+            **values["evaluate_rbm"],
+            "curve": training["curve"],
+            "n_steps": training["n_steps"],
+            "seconds": records["train_rbm"].values["seconds"],
+        }
+    for name, step in (("tbm", "fit_tbm"), ("qbm", "train_qbm"), ("bm", "train_bm")):
+        if step in records:
+            sections[name] = {**values[step], "seconds": records[step].values["seconds"]}
+    return sections
 
 
 def _data(plan: Plan) -> dict[str, Json]:

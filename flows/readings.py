@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from flows import sentences
 from flows.sentences import Tone, said
-from flows.wording import Result, count, nats, number, percent, size, words
+from flows.wording import Result, count, has_machines, nats, number, percent, size, words
 
 
 @dataclass(frozen=True)
@@ -121,11 +121,13 @@ HEADLINES: tuple[Callable[[Result], Reading], ...] = (
     _instructions,
 )
 """The first row of the report, in order."""
+_OF_MACHINES = (_likelihood, _divergence)
 
 
 def headlines(result: Result) -> tuple[Reading, ...]:
-    """Read the figures of the first row of the report."""
-    return tuple(headline(result) for headline in HEADLINES)
+    """Read the figures of the first row of the report, those that the run was asked for."""
+    left_out = () if has_machines(result) else _OF_MACHINES
+    return tuple(headline(result) for headline in HEADLINES if headline not in left_out)
 
 
 def warnings(result: Result) -> tuple[Reading, ...]:

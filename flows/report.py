@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from flows import sentences, wording
 from flows.readings import headlines, warnings
-from flows.tables import TABLES, top_confusions
+from flows.tables import tables, top_confusions
 from flows.wording import Result, lookup, number, rows
 
 HTML_FILE = "report.html"
@@ -106,7 +106,8 @@ def _view(result: Result) -> dict[str, object]:
         "resumed": None if resumed is None else wording.plain(resumed),
         "headlines": headlines(result),
         "warnings": warnings(result),
-        "tables": {name: readings(result) for name, readings in TABLES.items()},
+        "tables": tables(result),
+        "has_machines": wording.has_machines(result),
         "data": _data(result),
         "layer_titles": layer_titles,
         "layer_rows": layer_rows,

@@ -5,6 +5,7 @@ Each function reads the record and returns one sentence, or None where there is 
 
 from typing import Literal, TypeAlias
 
+from flows.reproduction import is_reproduced
 from flows.wording import (
     TIMES,
     Result,
@@ -14,6 +15,8 @@ from flows.wording import (
     nats,
     number,
     percent,
+    plain,
+    points,
     rows,
     size,
     words,
@@ -43,6 +46,18 @@ def missed_floor(result: Result, path: str, floor: str, name: str) -> str | None
     """Say it when the figure at ``path`` is not above its floor."""
     above = difference(result, path, floor)
     return f"the {name} does not beat the floor" if above is not None and above <= 0 else None
+
+
+def reproduction(result: Result) -> tuple[str, ...]:
+    """Compare the accuracy with what the zoo expects of the recipe, and name what was changed."""
+    changes = lookup(result, "zoo.changes")
+    if isinstance(changes, list | tuple) and changes:
+        return (f"not comparable, the run has {', '.join(plain(change) for change in changes)}",)
+    gap = difference(result, "bnn.test_accuracy", "zoo.expected_accuracy")
+    if gap is None:
+        return ()
+    verdict = "reproduced" if is_reproduced(result) else "NOT REPRODUCED"
+    return (f"{verdict}: the BNN is {points(gap)} it",)
 
 
 def agreement(result: Result) -> str | None:

@@ -5,7 +5,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.readings import Reading, warnings
-from flows.tables import TABLES
+from flows.tables import TABLES, tables
 from flows.wording import NOT_MEASURED, Result, words
 
 _STYLES = {"plain": "", "good": "green", "warning": "bold yellow", "bad": "bold red"}
@@ -44,10 +44,12 @@ def summary_table(result: Result) -> RenderableType:
     table.add_column("name", max_width=32)
     table.add_column("figure", justify="right", no_wrap=True)
     table.add_column("beside", ratio=1)
+    shown = tables(result)
     for name, title in _SHOWN.items():
-        table.add_row(Text(title, "cyan"))
-        for reading in TABLES[name](result):
-            _add(table, reading)
+        if name in shown:
+            table.add_row(Text(title, "cyan"))
+            for reading in shown[name]:
+                _add(table, reading)
     head = Text(f"{words(result, 'run_key')}  {words(result, 'title')}", "bold")
     return Group(head, table, _time(result), *(_warning(entry) for entry in warnings(result)))
 

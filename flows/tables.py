@@ -5,6 +5,7 @@ from typing import Literal
 
 from flows import sentences
 from flows.readings import Reading
+from flows.reproduction import is_reproduced
 from flows.sentences import said
 from flows.wording import (
     TIMES,
@@ -12,6 +13,7 @@ from flows.wording import (
     count,
     decimal,
     duration,
+    has_machines,
     lookup,
     nats,
     number,
@@ -58,6 +60,25 @@ def _accuracy(result: Result) -> tuple[Reading, ...]:
             "Majority class",
             percent(number(result, "bnn.majority_accuracy")),
             said(_beside_bnn(result, "bnn.majority_accuracy")),
+        ),
+        *_expected(result),
+    )
+
+
+def _expected(result: Result) -> tuple[Reading, ...]:
+    """What the zoo says of a run by recipe."""
+    recipe = lookup(result, "zoo.recipe")
+    if recipe is None:
+        return ()
+    expected = number(result, "zoo.expected_accuracy")
+    return (
+        Reading(
+            f"Zoo, {plain(recipe)}",
+            "not yet measured"
+            if expected is None
+            else percent(expected, number(result, "zoo.expected_spread")),
+            said(*sentences.reproduction(result)),
+            "warning" if is_reproduced(result) is False else "plain",
         ),
     )
 
@@ -226,6 +247,15 @@ TABLES: Mapping[str, Callable[[Result], tuple[Reading, ...]]] = {
     "seconds": _seconds,
 }
 """Every table of a run by its name."""
+
+MACHINE_TABLES = ("likelihood", "divergence")
+"""Tables of the Boltzmann machines, which a run of the classifier alone has none of."""
+
+
+def tables(result: Result) -> dict[str, tuple[Reading, ...]]:
+    """Read every table that the run was asked for."""
+    left_out = () if has_machines(result) else MACHINE_TABLES
+    return {name: read(result) for name, read in TABLES.items() if name not in left_out}
 
 
 def top_confusions(result: Result, n_shown: int = 5) -> tuple[Reading, ...]:

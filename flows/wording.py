@@ -44,6 +44,11 @@ def number(result: Result, path: str) -> float | None:
     return value
 
 
+def has_machines(result: Result) -> bool:
+    """Whether the run was asked for Boltzmann machines; one of the classifier alone was not."""
+    return lookup(result, "job") != "bnn"
+
+
 def rows(result: Result, path: str) -> tuple[Mapping[str, object], ...]:
     """Find the list of records at a dotted path, empty where there is none."""
     value = lookup(result, path)

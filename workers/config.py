@@ -1,14 +1,28 @@
 """The configuration of a run: one section per part, each beside the code it configures."""
 
+import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from bnn import TrainConfig
+from bnn import QUANTIZERS, TrainConfig
+from bnn.models import MODELS
 from rbm import PCDConfig, QBMConfig, TBMConfig
 from workers.device import DEVICES
 from workers.runtime import ClusterConfig
+from workers.splits import SPLITS
 
+JOB_NAMES = ("everything", "bnn")
+"""What a run can be about; the steps of each are in :mod:`workers.steps`."""
 _PYDANTIC: dict[str, object] = {"extra": "forbid", "use_attribute_docstrings": True}
+
+
+def _check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+    known = sorted(choices)
+    if value not in known:
+        near = difflib.get_close_matches(value, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}{hint}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,24 +32,37 @@ class DataConfig:
     __pydantic_config__: ClassVar[dict[str, object]] = _PYDANTIC
 
     name: str = "auto"
-    """fashion-mnist, mnist, digits, or auto for the best of these that is at hand."""
+    """fashion-mnist, mnist, digits, fsdd, or auto for the best image set that is at hand."""
     path: str | None = None
     """Your own data instead: a folder of images, an .npz or a .csv file."""
+    split: str = "given"
+    """given: the parts that the data comes in; stratified: a quarter of every class is the test."""
     seed: int = 0
-    """Of the split into training and test part, where your data has none."""
+    """Of the split into training and test part, where one is drawn."""
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise ValueError(f"split: expected {' or '.join(SPLITS)}, got {self.split!r}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassifierConfig(TrainConfig):
     """The binary network and its twin: shape and training."""
 
-    widths: tuple[int, ...] = (32, 64, 128)
-    """Output channels of the stages; multiples of 32 fill the words of the kernels."""
+    model: str = "binary_conv_net"
+    """Architecture, by its name in bnn.models.MODELS."""
+    widths: tuple[int, ...] = ()
+    """Output channels of the stages, multiples of 32 fill the words of the kernels; empty: the
+    model's own."""
+    quantizer: str = "ste_sign"
+    """Pseudo-gradient of the activations, by its name in bnn.QUANTIZERS."""
 
     def __post_init__(self) -> None:
         TrainConfig.__post_init__(self)
-        if not self.widths or min(self.widths) < 1:
-            raise ValueError(f"widths: expected one or more positive numbers, got {self.widths}")
+        _check_choice("model", self.model, MODELS)
+        _check_choice("quantizer", self.quantizer, QUANTIZERS)
+        if self.widths and min(self.widths) < 1:
+            raise ValueError(f"widths: expected positive numbers, got {self.widths}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,10 +99,14 @@ class VerifyConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
-    """Everything about a run. All but ``cluster`` decides its bytes and is part of its key."""
+    """Everything about a run. All but ``cluster`` and ``tensorboard`` is part of its key."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = _PYDANTIC
 
+    job: str = "everything"
+    """What the run is about: everything, or bnn for the binary network and its twin alone."""
+    recipe: str | None = None
+    """Recipe of the zoo that the other values come from; its expected accuracy is printed."""
     data: DataConfig = field(default_factory=DataConfig)
     """What to learn from."""
     bnn: ClassifierConfig = field(default_factory=ClassifierConfig)
@@ -94,8 +125,12 @@ class RunConfig:
     """Threads of each worker; float sums depend on it."""
     device: str = "cpu"
     """Where classifier, twin and RBM are trained: cpu, or cuda for one GPU per worker."""
+    tensorboard: bool = False
+    """Write scalars of the classifier's training into the run's directory for TensorBoard."""
 
     def __post_init__(self) -> None:
+        if self.job not in JOB_NAMES:
+            raise ValueError(f"job: expected {' or '.join(JOB_NAMES)}, got {self.job!r}")
         if self.device not in DEVICES:
             raise ValueError(f"device: expected {' or '.join(DEVICES)}, got {self.device!r}")
         if self.threads_per_worker < 1:

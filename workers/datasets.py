@@ -21,7 +21,7 @@ from workers.image_data import (
     ImageData,
     combined_digest,
 )
-from workers.manifest import DatasetEntry, read_manifest
+from workers.manifest import DatasetEntry, FileEntry, read_manifest
 from workers.payloads import has_valid_stamp, verified_payload
 from workers.places import (
     Place,
@@ -32,6 +32,7 @@ from workers.places import (
     obtain_or_explain,
     offline_reason,
 )
+from workers.spoken_digits import read_recordings, spoken_digit_arrays
 from workers.user_data import load_user_data
 
 __all__ = [
@@ -173,14 +174,20 @@ def fetch(name: str) -> Path:
     place = obtain_or_explain(entry, offline=offline_reason(False))
     for file in entry.files:
         path = file_in(entry, place, file)
-        if not has_valid_stamp(path, file):
-            verified_payload(path, file)
+        _verify(entry, path, file)
     return place.directory
 
 
 def catalogue() -> tuple[DatasetRecord, ...]:
     """List the named data sets and where they are on this machine."""
     return tuple(_record(entry) for entry in read_manifest().values())
+
+
+def _verify(entry: DatasetEntry, path: Path, file: FileEntry) -> None:
+    if entry.format == "wav-archive":
+        read_recordings(path, file)
+    elif not has_valid_stamp(path, file):
+        verified_payload(path, file)
 
 
 def _record(entry: DatasetEntry) -> DatasetRecord:
@@ -215,6 +222,9 @@ def _read(entry: DatasetEntry, place: Place, reason: str) -> ImageData:
     arrays: dict[str, NDArray[np.uint8]] = {}
     for file in entry.files:
         path = file_in(entry, place, file)
+        if entry.format == "wav-archive":
+            arrays |= spoken_digit_arrays(read_recordings(path, file))
+            continue
         payload = verified_payload(path, file)
         if entry.format == "digits-csv":
             arrays |= _read_digits(entry, payload)
@@ -253,7 +263,7 @@ def _check_rows(entry: DatasetEntry, place: Place, arrays: dict[str, NDArray[np.
     for part, n_rows in (("train", entry.n_train), ("test", entry.n_test)):
         images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"]
         expected = (n_rows, *entry.image_shape[:2])
-        if images.shape != expected or labels.shape != (n_rows,):
+        if images.shape[:3] != expected or labels.shape != (n_rows,):
             raise DataError(
                 f"{entry.name}: expected {part} images {expected} and {n_rows} labels in "
                 f"{place.directory}, got {images.shape} and {labels.shape}; get the files again"

@@ -9,29 +9,22 @@ import torch
 from numpy.typing import NDArray
 
 import bnn
+from bnn.models import Classifier
 from kernels.philox import permutation
-from workers.context import Outcome, RunContext, upstream
+from workers.context import Outcome, RunContext
 from workers.storage import Json
-from workers.train_bnn import build_network
+from workers.train_bnn import published_network
 
 _MAX_FLOOR_ROWS = 20_000  # more rows change the floor by less than its error and cost minutes
 _FLOOR_ITERATIONS = 60
 
 
-def trained_network(context: RunContext, *, full_precision: bool) -> bnn.BinaryConvNet:
-    """The network that a training step has published."""
-    net = build_network(context, full_precision=full_precision)
-    step = "train_twin" if full_precision else "train_bnn"
-    net.load_state_dict(upstream(context, step).tensors)
-    return net
-
-
 def evaluate_bnn(context: RunContext) -> Outcome:
     """Test accuracies of network, integer network and twin, and how often the first two agree."""
     images, labels = context.data.test_images, context.data.test_labels
-    net = trained_network(context, full_precision=False)
+    net = published_network(context, "train_bnn")
     evaluation = bnn.evaluate(net, images, labels)
-    twin = bnn.evaluate(trained_network(context, full_precision=True), images, labels)
+    twin = bnn.evaluate(published_network(context, "train_twin"), images, labels)
     agreement = bnn.agreement(net, bnn.integerize(net), images)
     integer_accuracy = float(np.mean(agreement.integer_logits.argmax(axis=1) == labels))
     accuracy = evaluation.accuracy
@@ -78,7 +71,7 @@ def confusion(
     return counts.reshape(n_classes, n_classes).astype(np.int64)
 
 
-def _size(net: bnn.BinaryConvNet) -> dict[str, Json]:
+def _size(net: Classifier) -> dict[str, Json]:
     summary = bnn.summary(net)
     layers: list[Json] = [
         {**asdict(layer), "output_shape": list(layer.output_shape)} for layer in summary.layers

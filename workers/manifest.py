@@ -23,7 +23,8 @@ class FileEntry:
     payload_bytes: int
     """Size after decompression."""
     payload_sha256: str
-    """Hash after decompression: the same wherever the file comes from."""
+    """Hash after decompression: the same wherever the file comes from. Of an archive of recordings:
+    of what ``sha256sum`` prints of its content."""
     download_bytes: int = 0
     """Size as the addresses below serve it; a download that is longer is cut off."""
     download_sha256: str = ""
@@ -42,7 +43,7 @@ class DatasetEntry:
     """Name for people."""
     version: str
     """Version of the content; part of the cache path."""
-    format: Literal["idx", "digits-csv"]
+    format: Literal["idx", "digits-csv", "wav-archive"]
     """How the files are read."""
     licence: str
     """Licence of the data."""
@@ -66,6 +67,8 @@ class DatasetEntry:
     """Folders where a system package puts the files."""
     shipped_in: str = ""
     """Folder beside this module that holds the files, or an empty string."""
+    origin: str = ""
+    """Where a person gets files that have no addresses, or an empty string."""
     files: tuple[FileEntry, ...]
     """All files; the digest of the data set runs over them in this order."""
 

@@ -49,6 +49,8 @@ def obtain(entry: DatasetEntry, *, offline: str) -> Place:
         )
     searched = ", ".join(str(place) for place in _places(entry))
     missing = f"{entry.title} was not found (searched {searched})"
+    if not all(file.urls for file in entry.files):
+        raise DataUnavailable(f"{missing} and it cannot be downloaded as a verified file")
     if offline:
         raise DataUnavailable(f"{missing} and no download was tried ({offline})")
     directory = cache_directory(entry)
@@ -63,6 +65,11 @@ def _ways_out(entry: DatasetEntry) -> str:
     cache = cache_directory(entry)
     first, n_more = entry.files[0], len(entry.files) - 1
     package = f"install the package {entry.package}, or " if entry.package else ""
+    if not first.urls:
+        return (
+            f"{package}put {first.name} into {cache} or $BITSPIN_DATA/{entry.name}; it comes from "
+            f"{entry.origin}; licence {entry.licence}"
+        )
     return (
         f"{package}put into {cache} or $BITSPIN_DATA/{entry.name} the file {first.urls[0]} "
         f"({first.download_bytes} bytes, payload sha256 {first.payload_sha256}) and the {n_more} "

@@ -13,8 +13,8 @@ from kernels.emulate import emulate
 from kernels.model_format import read_model, write_model
 from kernels.native import Runtime
 from workers.context import Outcome, RunContext, upstream
-from workers.evaluate_bnn import trained_network
 from workers.storage import Json
+from workers.train_bnn import published_network
 
 MODEL_FILE = "model.bspn"
 ARM_TARGET = "aarch64-linux"
@@ -51,7 +51,7 @@ def export_network(context: RunContext) -> Outcome:
     }
     if context.data.column_ranges is not None:
         metadata["column_ranges"] = [list(pair) for pair in context.data.column_ranges]
-    net = bnn.integerize(trained_network(context, full_precision=False))
+    net = bnn.integerize(published_network(context, "train_bnn"))
     n_bytes = bnn.export(net, path, metadata)
     return Outcome(
         {

@@ -3,32 +3,65 @@
 import shutil
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import bnn
-from bnn.training import Gather
+from bnn.models import Classifier, build_model
+from bnn.training import Gather, TrainConfig
 from workers.checkpoints import Checkpoint
-from workers.context import Outcome, RunContext
+from workers.config import RunConfig
+from workers.context import Outcome, RunContext, upstream
 from workers.device import training_device
+from workers.scalars import Scalars, scalars_directory
 from workers.storage import Json
 from workers.training import checkpoint_store, learning_curve, train
 
 _MAX_GROUP_FAILURES = 3
 
 
-def build_network(context: RunContext, *, full_precision: bool) -> bnn.BinaryConvNet:
+def build_network(context: RunContext, *, full_precision: bool) -> Classifier:
     """Untrained network for the run's data."""
+    config = context.config.bnn
     height, width, channels = context.data.train_images.shape[1:]
-    return bnn.BinaryConvNet(
+    return build_model(
+        config.model,
         (height, width, channels),
         len(context.data.label_names),
-        widths=context.config.bnn.widths,
-        seed=context.config.bnn.seed,
+        config.widths or None,
+        seed=config.seed,
         full_precision=full_precision,
+        quantizer=config.quantizer,
     )
+
+
+def published_network(context: RunContext, step: str) -> Classifier:
+    """The network that a training step has published, on the CPU."""
+    net = build_network(context, full_precision=step == "train_twin")
+    net.load_state_dict(upstream(context, step).tensors)
+    return net
+
+
+def training_of(config: RunConfig, step: str) -> TrainConfig:
+    """How a step trains: options of binary weights and of a teacher are not for the twin."""
+    if step == "train_bnn":
+        return config.bnn
+    return replace(
+        config.bnn,
+        optimizer="adam",
+        bop_gamma=None,
+        bop_tau=None,
+        real_weights_fraction=0.0,
+        distillation_weight=0.0,
+    )
+
+
+def teachers(config: RunConfig) -> tuple[str, ...]:
+    """Steps whose networks the binary network is taught by: the twin, if it distils."""
+    return ("train_twin",) if config.bnn.distillation_weight > 0 else ()
 
 
 def train_bnn(context: RunContext) -> Outcome:
@@ -53,7 +86,12 @@ def _train_classifier(context: RunContext, part: str, *, full_precision: bool) -
     if final is None:
         raise RuntimeError(f"{part}: expected a checkpoint of the last step, got none")
     net = build_network(context, full_precision=full_precision)
-    trainer = bnn.Trainer(net, context.config.bnn, len(context.data.train_labels))
+    trainer = bnn.Trainer(
+        net,
+        training_of(context.config, part),
+        len(context.data.train_labels),
+        teacher=_teacher(context, part),
+    )
     trainer.load_state(final.tensors, final.counters)
     values: dict[str, Json] = {
         "resumed_from_step": resumed_from,
@@ -61,7 +99,7 @@ def _train_classifier(context: RunContext, part: str, *, full_precision: bool) -
         "n_workers": n_workers,
         "curve": learning_curve(context.run_dir, part),
     }
-    return Outcome(values, net.state_dict())
+    return Outcome(values, trainer.trained_state())
 
 
 def _train(
@@ -78,28 +116,40 @@ def _train(
     torch.set_num_threads(context.config.threads_per_worker)
     device = training_device(context.config)
     images, labels = context.data.train_images, context.data.train_labels
+    teacher = _teacher(context, part)
     trainer = bnn.Trainer(
         build_network(context, full_precision=full_precision).to(device),
-        context.config.bnn,
+        training_of(context.config, part),
         len(labels),
         rank=rank,
         n_workers=n_workers,
         gather=gather,
+        teacher=None if teacher is None else teacher.to(device),
     )
+    is_watched = rank == 0 and context.config.tensorboard
+    with Scalars(scalars_directory(context.run_dir, part)) as scalars:
 
-    def take_step() -> dict[str, float]:
-        info = trainer.train_step(images, labels)
-        return {"loss": info.loss, "accuracy": info.accuracy}
+        def take_step() -> dict[str, float]:
+            info = trainer.train_step(images, labels)
+            if is_watched:
+                scalars.write(info)
+            return {"loss": info.loss, "accuracy": info.accuracy}
 
-    train(
-        trainer,
-        take_step,
-        context.run_dir,
-        part,
-        checkpoint_seconds=context.config.cluster.checkpoint_seconds,
-        is_writer=rank == 0,
-        agree=agree,
-    )
+        train(
+            trainer,
+            take_step,
+            context.run_dir,
+            part,
+            checkpoint_seconds=context.config.cluster.checkpoint_seconds,
+            is_writer=rank == 0,
+            agree=agree,
+        )
+
+
+def _teacher(context: RunContext, part: str) -> Classifier | None:
+    """The trained network that ``part`` learns from, if it does."""
+    steps = teachers(context.config) if part == "train_bnn" else ()
+    return published_network(context, steps[0]).eval() if steps else None
 
 
 def _train_in_group(context: RunContext, part: str, full_precision: bool, n_workers: int) -> None:

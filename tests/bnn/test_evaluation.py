@@ -48,6 +48,31 @@ def test_agreement_counts_what_differs(ragged) -> None:
     assert different.class_agreement < 1.0
 
 
+def test_layers_are_compared_in_units(ragged) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (20, 9, 7, 3), dtype=np.uint8)
+    labels = np.arange(20) % 5
+    integer_net = bnn.integerize(ragged)
+    found = bnn.agreement(ragged, integer_net, images, labels, batch_size=7)
+    assert [layer.n_values for layer in found.layers] == [20 * 60, 20 * 396, 20 * 480, 20 * 5]
+    assert [layer.is_bits for layer in found.layers] == [True, True, True, False]
+    assert found.layers[-1].unit == integer_net.output_scale
+    assert found.layers[-1].largest < 1e-2  # float32 logits, of accumulators below 2^13
+    accuracy = float(np.mean(integer_net(images).argmax(1) == labels))
+    assert found.integer_accuracy == found.float_accuracy == accuracy
+    with torch.no_grad():
+        ragged.head.bias += 3 * integer_net.output_scale
+    shifted = bnn.agreement(ragged, integer_net, images).layers[-1]
+    assert shifted.largest == pytest.approx(3, abs=1e-2)
+    assert shifted.rms == pytest.approx(3, abs=1e-2)
+    assert shifted.n_mismatches == shifted.n_values
+    lines = str(found).splitlines()
+    assert len(lines) == 1 + 4 + 2
+    assert lines[-2] == "same class: 100.00% of 20 images"
+    assert lines[-1] == f"accuracy: {accuracy:.2%} in floats, {accuracy:.2%} in integers"
+    with pytest.raises(ValueError, match="labels: expected 20, one per image, got 3"):
+        bnn.agreement(ragged, integer_net, images, labels[:3])
+
+
 def test_predictions_do_not_depend_on_the_batch_size(ragged) -> None:
     images = np.random.default_rng(0).integers(0, 256, (20, 9, 7, 3), dtype=np.uint8)
     images.setflags(write=False)

@@ -3,8 +3,19 @@ import pytest
 import torch
 
 import bnn
-from bnn.folding import fold_norm
+from bnn.folding import (
+    PointTooFine,
+    affine,
+    evaluate,
+    fold_norm,
+    fold_scale,
+    fold_sign,
+    knee,
+    normalisation,
+)
 from bnn.layers import BatchNorm, Int8Conv2d
+from kernels import OpCode
+from kernels.reference import decode, scale
 
 N_CHANNELS = 1000
 
@@ -103,7 +114,7 @@ def test_rounding_of_the_normalisation_decides_at_a_tie() -> None:
 def test_values_that_are_not_finite_name_the_layer() -> None:
     net = bnn.BinaryConvNet((8, 8, 1), 10)
     net.stages[1].norm.running_var[3] = float("nan")
-    with pytest.raises(ValueError, match=r"stages\.1: norm: expected finite parameters"):
+    with pytest.raises(ValueError, match=r"stages\.1\.norm: expected finite parameters"):
         bnn.integerize(net)
 
 
@@ -120,19 +131,93 @@ def test_the_twin_is_refused() -> None:
         bnn.integerize(twin)
 
 
-def test_layers_of_the_integer_network(ragged) -> None:
+def test_the_convolution_net_is_one_operation_per_stage(ragged) -> None:
     integer_net = bnn.integerize(ragged)
-    first, second, third, head = integer_net.layers
-    assert [layer.kind for layer in integer_net.layers] == [
-        "conv_u8",
-        "conv_b1",
-        "conv_b1",
-        "conv_b1_i8",
-    ]
-    assert first.output_shape == second.input_shape == (4, 3, 5)
-    assert [layer.pool for layer in integer_net.layers] == [2, 1, 1, 1]
-    assert set(np.unique(third.weights)) == {-1, 1}
+    ops, tensors = integer_net.model.ops, integer_net.model.tensors
+    codes = [OpCode.CONV_U8, OpCode.CONV_B1, OpCode.CONV_B1, OpCode.CONV_B1_I8]
+    assert [op.code for op in ops] == codes
+    assert tensors[ops[0].out].dims == tensors[ops[1].data].dims == (4, 3, 5)
+    assert [op.pool for op in ops] == [(2, 2), (1, 1), (1, 1), (1, 1)]
+    weights = decode(tensors[ops[1].weights])
     latent = ragged.stages[1].conv.latent_weight.detach().numpy()
-    assert second.weights[7, 2, 0, 3] == (1 if latent[7, 3, 2, 0] >= 0 else -1)
-    assert head.threshold is None
+    np.testing.assert_array_equal(weights, np.where(latent >= 0, 1, -1).transpose(0, 2, 3, 1))
+    assert ops[-1].threshold is None
     assert integer_net.output_scale == float(ragged.head.scale())
+
+
+def random_chain(rng: np.random.Generator, n: int) -> tuple:
+    """Norm, knee, norm, shift, with zeros and both signs."""
+    gamma = rng.normal(size=(2, n)) * (rng.random((2, n)) > 0.1)
+    norms = [
+        affine(
+            n,
+            mean=rng.normal(scale=9, size=n),
+            sigma=rng.uniform(0.1, 9, n),
+            gamma=each,
+            beta=rng.normal(size=n),
+        )
+        for each in gamma
+    ]
+    slope = rng.uniform(0, 1, n) * (rng.random(n) > 0.3)
+    return norms[0], knee(n, slope), norms[1], affine(n, beta=rng.normal(scale=0.2, size=n))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_chains_with_knees_fold_exactly(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n, k = 300, 131
+    chain = random_chain(rng, n)
+    unit = rng.uniform(0.2, 2, n) * rng.choice([-1, 1], n)
+    bound = np.full(n, k)
+    threshold, flip = fold_sign(chain, -bound, bound, unit=unit, spacing=2)
+    acc = np.arange(-k, k + 1, 2)[:, None]
+    expected = evaluate(chain, acc * unit) >= 0
+    np.testing.assert_array_equal((acc >= threshold) ^ flip, expected)
+    assert 0.2 < expected.mean() < 0.8
+
+
+def test_a_turning_chain_has_no_threshold() -> None:
+    bound = np.full(2, 9)
+    with pytest.raises(ValueError, match="expected slopes >= 0 before a sign, got a negative one"):
+        fold_sign((knee(2, [0.1, -0.1]),), -bound, bound)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_scales_are_the_chain_to_half_a_unit(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n, k, point = 200, 200, 10
+    chain = (*random_chain(rng, n)[:2], affine(n, gamma=-1.5, beta=0.3))
+    bound = np.full(n, k)
+    scaling = fold_scale(chain, -bound, bound, unit=0.5, point=point)
+    acc = np.arange(-k, k + 1)[:, None]
+    found = scale(acc, scaling.multiplier.astype(np.int64), scaling.bias, scaling.shift)
+    expected = evaluate(chain, acc * 0.5) * 2.0**point
+    # Half for the rounding, and that of m and b: k + 1 halves of 2^-shift.
+    assert np.abs(found - expected).max() <= 0.5 + (k + 1) * 0.5 * 2.0**-scaling.shift + 1e-6
+    assert scaling.shift > 10
+    assert scaling.multiplier.shape == (3, n)
+
+
+def test_a_window_is_divided_out() -> None:
+    scaling = fold_scale(
+        (affine(1, beta=1.0),), np.zeros(1), np.full(1, 99), unit=1.0, point=4, window=9
+    )
+    assert scale(np.array([[27]]), scaling.multiplier, scaling.bias, scaling.shift) == (3 + 1) * 16
+
+
+def test_factors_that_fit_no_shift_are_refused() -> None:
+    bound = np.full(1, 9)
+    with pytest.raises(PointTooFine, match=r"expected factors below 2\^31, got 1\.02e\+12"):
+        fold_scale((affine(1, gamma=1e9),), -bound, bound, unit=1.0, point=10)
+
+
+@pytest.mark.parametrize("case", ["variance", "shape"])
+def test_impossible_parameters_are_refused(case: str) -> None:
+    norm = BatchNorm(3)
+    if case == "variance":
+        norm.running_var[1] = -1.0
+        with pytest.raises(ValueError, match=r"expected positive variances, got -1\.0 with eps"):
+            normalisation(norm)
+    else:
+        with pytest.raises(ValueError, match="expected parameters of 4 channels, got 3"):
+            affine(4, gamma=norm.weight)

@@ -1,10 +1,24 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import fx, nn
 
-from bnn.layers import BatchNorm, BinaryConv2d, Int8Conv2d, Int8Head, RealConv2d
-from bnn.quantizers import ste_sign
+from bnn.layers import (
+    INT8_UNIT,
+    BatchNorm,
+    BinaryConv2d,
+    BinaryLinear,
+    Int8Conv2d,
+    Int8Head,
+    RealConv1d,
+    RealConv2d,
+    RealLinear,
+    Sign,
+)
+from bnn.quantizers import QUANTIZERS, ste_sign
 
 # Sums of 128 values of order 1 in float32.
 RTOL = 1e-5
@@ -147,3 +161,111 @@ def test_real_conv_pads_with_zero() -> None:
     layer.weight.data.fill_(1.0)
     layer.bias.data.fill_(0.5)
     assert layer(torch.ones(1, 1, 2, 2)).flatten().tolist() == [4.5] * 4
+
+
+@pytest.mark.parametrize("shape", [(6, 3), (6, 3, 5), (6, 3, 2, 4)])
+def test_batch_norm_takes_any_rank(shape: tuple[int, ...]) -> None:
+    norm, x = BatchNorm(3), draw(*shape) + 2
+    norm.weight.data.copy_(draw(3))
+    norm.bias.data.copy_(draw(3))
+    y = norm(x).detach().double()
+    wide, others = x.double(), [axis for axis in range(len(shape)) if axis != 1]
+    along = (1, 3, *[1] * (len(shape) - 2))
+    mean, var = wide.mean(dim=others), wide.var(dim=others, unbiased=False)
+    expected = (wide - mean.view(along)) / (var.view(along) + norm.eps).sqrt()
+    expected = expected * norm.weight.detach().view(along) + norm.bias.detach().view(along)
+    np.testing.assert_allclose(y, expected, rtol=RTOL, atol=RTOL)
+    np.testing.assert_allclose(norm.batch_mean, mean, rtol=RTOL)
+    with pytest.raises(ValueError, match=r"x: expected shape \(N, 3, \.\.\.\), got \(3, 2\)"):
+        norm(torch.ones(3, 2))
+
+
+GEOMETRY = [
+    {"kernel": 3, "stride": 2, "padding": 1},
+    {"kernel": (1, 3), "stride": (2, 1), "padding": (0, 1), "groups": 2},
+    {"kernel": 2, "groups": 4},
+]
+
+
+@pytest.mark.parametrize("options", GEOMETRY)
+@pytest.mark.parametrize("of", ["pixels", "spins", "reals"])
+def test_int8_conv_is_exact_on_any_input(options: dict[str, Any], of: str) -> None:
+    layer = Int8Conv2d(4, 8, **options)
+    layer.weight.data.copy_(draw(*layer.weight.shape))
+    # Reals with 8 bits behind the point, as they ship.
+    integers, unit = {
+        "pixels": (RNG.integers(0, 256, (2, 4, 6, 5)), 2.0**-8),
+        "spins": (RNG.choice([-1, 1], (2, 4, 6, 5)), 1.0),
+        "reals": (RNG.integers(-900, 900, (2, 4, 6, 5)), 2.0**-8),
+    }[of]
+    y = layer(torch.from_numpy(integers * unit).float()).detach()
+    weight = layer.integer_weight().detach().to(torch.int64)
+    window, groups = layer.window, layer.groups
+    exact = F.conv2d(
+        torch.from_numpy(integers), weight, None, window.stride, window.padding, 1, groups
+    )
+    assert torch.equal(y.double() / (unit * INT8_UNIT), exact.double())
+
+
+@pytest.mark.parametrize("options", GEOMETRY)
+def test_real_conv_is_the_float_convolution(options: dict[str, Any]) -> None:
+    layer = RealConv2d(4, 8, **options, bias=True)
+    for parameter in layer.parameters():
+        parameter.data.copy_(draw(*parameter.shape))
+    twin = nn.Conv2d(4, 8, options["kernel"], options.get("stride", 1), options.get("padding", 0),
+                     groups=options.get("groups", 1))  # fmt: skip
+    twin.weight.data.copy_(layer.weight)
+    twin.bias.data.copy_(layer.bias)
+    x = draw(2, 4, 6, 5)
+    torch.testing.assert_close(layer(x), twin(x), rtol=RTOL, atol=RTOL)
+
+
+def test_real_conv1d_and_linear_are_torchs() -> None:
+    conv, linear = RealConv1d(4, 6, kernel=3, stride=2, padding=1, groups=2), RealLinear(5, 3)
+    conv.weight.data.copy_(draw(6, 2, 1, 3))
+    linear.weight.data.copy_(draw(3, 5))
+    x, row = draw(2, 4, 9), draw(2, 5)
+    expected = F.conv1d(x, conv.weight[:, :, 0], None, 2, 1, 1, 2)
+    torch.testing.assert_close(conv(x), expected, rtol=RTOL, atol=RTOL)
+    assert torch.equal(linear(row), F.linear(row, linear.weight))
+    assert linear.bias is None
+    assert RealLinear(5, 3, bias=True).bias.tolist() == [0.0] * 3
+
+
+def test_head_takes_rows_and_real_activations() -> None:
+    head = Int8Head(6, 4)
+    head.weight.data.copy_(draw(4, 6, 1, 1))
+    head.bias.data.copy_(draw(4))
+    x = torch.from_numpy(RNG.integers(-99, 99, (5, 6)) * 2.0**-4).float()
+    q = head.integer_weight().detach().double().flatten(1)
+    exact = (x.double() @ q.T + head.integer_bias().detach().double()).float() * head.scale()
+    assert torch.equal(head(x), exact)
+    assert torch.equal(head(x[:, :, None, None]), exact)
+    with pytest.raises(ValueError, match=r"expected shape \(N, 6, 1, 1\), got \(5, 6, 2, 1\)"):
+        head(draw(5, 6, 2, 1))
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_sign_is_the_quantizer_of_its_name(name: str) -> None:
+    x = torch.tensor([-2.0, -0.25, 0.0, 0.5, 3.0], requires_grad=True)
+    y, expected = Sign(name)(x), QUANTIZERS[name](x)
+    assert y.tolist() == [-1.0, -1.0, 1.0, 1.0, 1.0]
+    assert torch.equal(*(torch.autograd.grad(out.sum(), x)[0] for out in (y, expected)))
+
+
+def test_sign_of_an_unknown_name() -> None:
+    with pytest.raises(ValueError, match=r"quantizer: expected one of .*, got 'relu'"):
+        Sign("relu")
+
+
+def test_layers_are_leaves_or_traceable() -> None:
+    net = nn.Sequential(Sign(), BinaryLinear(4, 3), BatchNorm(3), Int8Head(3, 2))
+
+    class Tracer(fx.Tracer):
+        def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+            return type(module).__module__.startswith("bnn.layers") or super().is_leaf_module(
+                module, name
+            )
+
+    modules = [node.target for node in Tracer().trace(net).nodes if node.op == "call_module"]
+    assert modules == ["0", "1", "2", "3"]

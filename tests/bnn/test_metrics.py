@@ -117,15 +117,23 @@ def test_saturation_over_batches_is_that_of_all_values() -> None:
 def test_watched_pre_activations_are_those_before_the_sign(net: BinaryConvNet) -> None:
     images = torch.from_numpy((np.arange(5 * 64) * 37 % 256).astype(np.uint8)).reshape(5, 8, 8, 1)
     seen: list[np.ndarray] = []
-    net.stages[1].norm.register_forward_hook(lambda m, a, y: seen.append(y.detach().numpy()))
+    net.stages[1].register_forward_hook(lambda m, a, y: seen.append(y.detach().numpy()))
     metric = Saturation()
-    with metric.watch(net, ["stages.1.norm"]):
+    with metric.watch(net, ["stages.1"]):
         net(images)
         net(images[:2])
     net(images)  # No longer watched.
     flat = np.concatenate([y.ravel() for y in seen[:2]])
-    assert metric.result() == {"stages.1.norm": share(np.abs(flat) > 1)}
-    assert 0.05 < metric.result()["stages.1.norm"] < 0.95
+    assert metric.result() == {"stages.1": share(np.abs(flat) > 1)}
+    assert 0.05 < metric.result()["stages.1"] < 0.95
+
+
+def test_a_watched_part_that_never_runs_by_itself_is_named(net: BinaryConvNet) -> None:
+    with (
+        pytest.raises(ValueError, match=r"'stages\.1\.norm' did not; watch its parent"),
+        Saturation().watch(net, ["stages.1.norm"]),
+    ):
+        net(torch.zeros(2, 8, 8, 1, dtype=torch.uint8))
 
 
 def test_watch_stops_after_an_error(net: BinaryConvNet) -> None:

@@ -22,7 +22,7 @@ def bitspin(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     return call
 
 
-@pytest.mark.parametrize("what", ["kernels", "arm", "gpu"])
+@pytest.mark.parametrize("what", ["kernels", "bnn", "arm", "gpu"])
 def test_each_explains_itself_with_an_example(bitspin, what: str) -> None:  # type: ignore[no-untyped-def]
     code, out, _ = bitspin("bench", what, "--help")
     assert code == 0
@@ -78,3 +78,38 @@ def test_a_row_that_fails_on_a_gpu_is_a_failure_of_the_command(
     monkeypatch.setattr("kernels.bench_gpu.print_gpu", print_gpu)
     assert bitspin("bench", "gpu", "--json")[0] == code
     assert calls == [{"quick": False, "as_json": True, "out": None}]
+
+
+class Report:
+    """Stands in for the report of a bench that takes seconds."""
+
+    packed_ms = 50.0
+
+    def lines(self) -> list[str]:
+        return ["a training step"]
+
+
+def test_a_training_library_that_is_missing_is_said_and_the_others_are_timed(
+    bitspin,  # type: ignore[no-untyped-def]
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "bnn"
+    folder.mkdir()
+    (folder / "a.py").write_text("import a_library_that_nobody_has")
+    (folder / "b.py").write_text('print(\'{"library": "b", "step_ms": 75.0}\')')
+    monkeypatch.setattr(bench, "PEERS", tmp_path)
+    calls = []
+
+    def run_training(**options: object) -> Report:
+        calls.append(options)
+        return Report()
+
+    monkeypatch.setattr("bnn.bench.run_training", run_training)
+    code, out, err = bitspin("bench", "bnn", "--peers", "--quick")
+    assert code == 0
+    assert calls == [{"quick": True}]
+    assert out.splitlines() == ["a training step", "  b                 75.0 ms  (1.50 of bnn's)"]
+    assert err.count("\n") == 1
+    assert "left out: a.py: ModuleNotFoundError: No module named 'a_library_that_nobody_has'" in err
+    assert bitspin("bench", "bnn")[1].splitlines() == ["a training step"]

@@ -45,7 +45,18 @@ def test_version(bitspin) -> None:  # type: ignore[no-untyped-def]
 
 @pytest.mark.parametrize(
     "command",
-    ["run", "runs", "show", "predict", "doctor", "export", "resume", "data list", "data get"],
+    [
+        "run",
+        "runs",
+        "show",
+        "predict",
+        "doctor",
+        "export",
+        "resume",
+        "data list",
+        "data get",
+        "train bnn",
+    ],
 )
 def test_every_command_explains_itself_with_an_example(bitspin, command: str) -> None:  # type: ignore[no-untyped-def]
     code, out, _ = bitspin(*command.split(), "--help")

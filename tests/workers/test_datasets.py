@@ -116,7 +116,7 @@ def test_data_survives_pickling() -> None:
 def test_unknown_name_lists_the_choices() -> None:
     with pytest.raises(
         DataError,
-        match=r"expected one of fashion-mnist, mnist, digits, got 'mnst'; did you mean mnist",
+        match=r"expected one of fashion-mnist, mnist, digits, fsdd, got 'mnst'; did you mean mnist",
     ):
         load("mnst")
 
@@ -347,7 +347,7 @@ def test_catalogue_says_what_is_where(world: Path) -> None:
 
 def test_the_manifest_is_complete() -> None:
     manifest = read_manifest()
-    assert list(manifest) == ["fashion-mnist", "mnist", "digits"]
+    assert list(manifest) == ["fashion-mnist", "mnist", "digits", "fsdd"]
     for name in ("fashion-mnist", "mnist"):
         entry = manifest[name]
         assert len(entry.label_names) == 10

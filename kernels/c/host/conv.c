@@ -2,12 +2,9 @@
 #include "../bitspin.h"
 #include "../conv.h"
 #include "../pack.h"
+#include "shape.h"
 
 #define ADDRESS(type, value) ((type *)(uintptr_t)(value))
-
-/* shape: kind, layout, groups, border, channels, n_out, then height and width of size, kernel,
- * stride, padding, pool, out_size: 18 values of int64_t. */
-enum { SHAPE = 18 };
 
 BS_API int64_t bsk_convolution_scratch(int64_t backend, int64_t shape);
 BS_API int64_t bsk_convolve(int64_t backend, int64_t shape, int64_t images, int64_t weights,
@@ -17,31 +14,10 @@ BS_API int64_t bsk_convolve_f32(int64_t backend, int64_t shape, int64_t images, 
                                 int64_t bias, int64_t threshold, int64_t scratch, int64_t out,
                                 int64_t packed, float level);
 
-static bs_conv describe(int64_t backend, int64_t address)
-{
-    const int64_t *shape = ADDRESS(const int64_t, address);
-    bs_conv conv = {.backend = (uint32_t)backend,
-                    .kind = (int32_t)shape[0],
-                    .layout = (int32_t)shape[1],
-                    .groups = (int32_t)shape[2],
-                    .border = (int32_t)shape[3],
-                    .channels = (int32_t)shape[4],
-                    .n_out = (int32_t)shape[5]};
-    for (int axis = 0; axis < 2; axis++) {
-        conv.size[axis] = (int32_t)shape[6 + axis];
-        conv.kernel[axis] = (int32_t)shape[8 + axis];
-        conv.stride[axis] = (int32_t)shape[10 + axis];
-        conv.padding[axis] = (int32_t)shape[12 + axis];
-        conv.pool[axis] = (int32_t)shape[14 + axis];
-        conv.out_size[axis] = (int32_t)shape[16 + axis];
-    }
-    return conv;
-}
-
 /* Bytes of scratch memory that a call with this shape needs. */
 int64_t bsk_convolution_scratch(int64_t backend, int64_t shape)
 {
-    bs_conv conv = describe(backend, shape);
+    bs_conv conv = bs_describe_conv(backend, shape);
     return (int64_t)bs_conv_scratch_bytes(&conv);
 }
 
@@ -54,7 +30,7 @@ static int64_t words_of(int64_t n_bits)
 int64_t bsk_convolve(int64_t backend, int64_t shape, int64_t images, int64_t weights, int64_t bias,
                      int64_t threshold, int64_t scratch, int64_t out, int64_t begin, int64_t end)
 {
-    bs_conv conv = describe(backend, shape);
+    bs_conv conv = bs_describe_conv(backend, shape);
     int64_t pixels = (int64_t)conv.size[0] * conv.size[1];
     int64_t out_pixels = (int64_t)conv.out_size[0] * conv.out_size[1];
     int is_bits = conv.kind == BS_B1_B1 || conv.kind == BS_B1_I8;
@@ -78,7 +54,7 @@ int64_t bsk_convolve_f32(int64_t backend, int64_t shape, int64_t images, int64_t
                          int64_t bias, int64_t threshold, int64_t scratch, int64_t out,
                          int64_t packed, float level)
 {
-    bs_conv conv = describe(backend, shape);
+    bs_conv conv = bs_describe_conv(backend, shape);
     int64_t pixels = (int64_t)conv.size[0] * conv.size[1], n = conv.channels;
     const float *from = ADDRESS(const float, images);
     uint32_t *to = ADDRESS(uint32_t, packed);

@@ -1,0 +1,156 @@
+"""The fused stage against the modules in a row, in float64: values, statistics, gradients."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bnn.layers import BinaryConv2d, BinaryLinear, Int8Conv2d, RealConv2d
+from bnn.layers.conv_norm import ConvNorm, ConvNormSign
+from kernels.backends import BACKENDS, available_backends, use_backend
+
+# Sums of up to 10^5 products in float32 over blocks; relative to the largest gradient.
+RELATIVE = 1e-6
+COMPILED = [name for name in available_backends() if BACKENDS[name].code is not None]
+CASES = (
+    # class of the convolution, channels in, out, size, kernel, stride, padding, pool, border
+    (BinaryConv2d, 32, 32, (12, 12), 3, 1, 1, 2, "minus_one"),
+    (BinaryConv2d, 5, 7, (9, 10), 3, 1, 1, 3, "zero"),
+    (BinaryConv2d, 40, 33, (8, 7), (3, 5), (2, 1), (1, 2), 1, "minus_one"),
+    (BinaryConv2d, 33, 20, (7, 9), 3, (1, 2), 1, 1, "minus_one"),
+    (BinaryConv2d, 64, 16, (6, 6), 1, 1, 0, 1, "minus_one"),
+    (BinaryConv2d, 70, 9, (11, 11), 5, 2, 2, 2, "zero"),
+    (Int8Conv2d, 1, 32, (12, 12), 3, 1, 1, 1, None),
+    (Int8Conv2d, 3, 5, (9, 11), 3, (1, 2), (1, 0), 2, None),
+)
+
+
+def _stage(cls, case, seed=0):
+    kind, n_in, n_out, size, kernel, stride, padding, pool, border = case
+    options = {} if border is None else {"border": border}
+    conv = kind(n_in, n_out, kernel=kernel, stride=stride, padding=padding, **options)
+    module, draws = cls(conv, n_out, pool=pool), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=draws) * 0.7)
+        x = torch.randn(4, n_in, *size, generator=draws)
+        x = torch.where(x >= 0, 1.0, -1.0) if border else (x.abs() * 50).round() / 256
+    return module, x.contiguous(memory_format=torch.channels_last)
+
+
+def _outputs(module, x: Tensor, wants_x: bool):
+    """Output, gradients of all parameters and of x, statistics."""
+    x = x.detach().clone().requires_grad_(wants_x)
+    y = module(x)
+    draws = torch.Generator().manual_seed(5)
+    factor = torch.randn(y.shape, generator=draws).to(y.dtype)
+    inputs = [*module.parameters(), *([x] if wants_x else [])]
+    gradients = torch.autograd.grad((y * factor).sum(), inputs)
+    return y, gradients, (module.norm.batch_mean, module.norm.batch_var)
+
+
+def _is_fused(module, x: Tensor) -> bool:
+    return "_Fused" in type(module(x).grad_fn).__name__
+
+
+@pytest.mark.parametrize("backend", COMPILED)
+@pytest.mark.parametrize("cls", [ConvNorm, ConvNormSign])
+@pytest.mark.parametrize("case", CASES)
+def test_it_is_the_modules_in_a_row(cls, case, backend) -> None:
+    module, x = _stage(cls, case)
+    wants_x = case[0] is BinaryConv2d
+    with use_backend(backend):
+        assert _is_fused(module, x)
+        y, gradients, statistics = _outputs(module, x, wants_x)
+    exact = _outputs(module.double(), x.double(), wants_x)
+    if cls is ConvNormSign:
+        assert torch.equal(y.double(), exact[0])
+    else:
+        assert torch.allclose(y.double(), exact[0], rtol=1e-6, atol=2e-6)
+    for ours, theirs in zip(gradients, exact[1], strict=True):
+        assert theirs.abs().max() > 0
+        assert (ours - theirs).abs().max() <= RELATIVE * theirs.abs().max()
+    for ours, theirs in zip(statistics, exact[2], strict=True):
+        assert torch.allclose(ours.double(), theirs, rtol=1e-6, atol=1e-6)
+
+
+def test_back_ends_give_the_same_bytes_for_bits() -> None:
+    module, x = _stage(ConvNormSign, CASES[0])
+    results = []
+    for backend in COMPILED:
+        with use_backend(backend):
+            results.append(_outputs(module, x, True)[1])
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_the_first_of_equal_sums_wins_the_window() -> None:
+    conv = BinaryConv2d(1, 1, kernel=1)
+    conv.latent_weight.data.fill_(0.5)
+    module = ConvNorm(conv, 1, pool=2)
+    x = torch.ones(1, 1, 4, 4)
+    x[0, 0, :2, :2] = torch.tensor([[-1.0, 1.0], [1.0, 1.0]])
+    x[0, 0, 2:, 2:] = -1.0
+    x.requires_grad_()
+    y = module(x)
+    assert _is_fused(module, x)
+    (y * torch.tensor([[1.0, 2.0], [3.0, 5.0]])).sum().backward()
+    places = x.grad[0, 0].nonzero().tolist()
+    assert places == [[0, 1], [0, 2], [2, 0], [2, 2]]
+
+
+def test_weights_beyond_the_clip_get_no_gradient() -> None:
+    module, x = _stage(ConvNormSign, CASES[0])
+    with torch.no_grad():
+        module.conv.latent_weight[0].fill_(1.5)
+    y = module(x)
+    (y * torch.arange(y.numel()).reshape(y.shape)).sum().backward()
+    assert not module.conv.latent_weight.grad[0].any()
+    assert module.conv.latent_weight.grad[1].any()
+
+
+def test_running_statistics_are_used_in_evaluation() -> None:
+    module, x = _stage(ConvNorm, CASES[0])
+    module(x)
+    before = module.norm.batch_mean
+    module.norm.update_running(torch.full((32,), 2.0), torch.full((32,), 3.0))
+    module.eval()
+    pooled = F.max_pool2d(module.conv(x), 2)
+    assert torch.equal(module(x), module.norm(pooled))
+    assert module.norm.batch_mean is before
+
+
+@pytest.mark.parametrize(
+    ("conv", "shape"),
+    [
+        (BinaryConv2d(8, 4, kernel=3, groups=2), (3, 8, 6, 6)),
+        (BinaryConv2d(8, 4, kernel=3, weight_quantizer="magnitude_aware"), (3, 8, 6, 6)),
+        (BinaryConv2d(8, 4, kernel=6), (3, 8, 6, 6)),
+        (RealConv2d(8, 4, kernel=(3, 3)), (3, 8, 6, 6)),
+        (Int8Conv2d(8, 4, kernel=3), (3, 8, 6, 6)),
+        (BinaryLinear(8, 4), (3, 8)),
+    ],
+)
+def test_every_other_convolution_runs_module_by_module(conv, shape) -> None:
+    draws = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        next(conv.parameters()).copy_(
+            torch.randn(next(conv.parameters()).shape, generator=draws) * 0.3
+        )
+    x = torch.where(torch.randn(shape, generator=draws) >= 0, 1.0, -1.0)
+    module = ConvNormSign(conv, 4)
+    assert not _is_fused(module, x)
+    expected = torch.where(module.norm(conv(x)) >= 0, 1.0, -1.0)
+    assert torch.equal(module(x), expected)
+
+
+def test_bad_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match="pool: expected 1 or more, got 0"):
+        ConvNorm(BinaryConv2d(2, 2, kernel=1), 2, pool=0)
+    with pytest.raises(ValueError, match="clip: expected clip > 0"):
+        ConvNormSign(BinaryConv2d(2, 2, kernel=1), 2, clip=0.0)
+    module = ConvNorm(BinaryConv2d(2, 2, kernel=1), 2)
+    with pytest.raises(ValueError, match="put a Sign"):
+        module(torch.zeros(1, 2, 4, 4))
+    with pytest.raises(ValueError, match=r"expected shape \(N, 2"):
+        module(torch.ones(1, 3, 4, 4))
