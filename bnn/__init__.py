@@ -1,6 +1,7 @@
 """Binary neural networks: layers, training by logical shards, the integer network, export."""
 
 from bnn import hybrid, layers, losses, metrics, models, optimizers, transfer
+from bnn.binarization import Binarization, ModuleClassifier, binarize
 from bnn.evaluation import (
     Agreement,
     Evaluation,
@@ -15,6 +16,7 @@ from bnn.integer import IntegerNet
 from bnn.layers import UnclippedWarning, warn_about_unclipped
 from bnn.lowering import integerize
 from bnn.models import MODELS, BinaryConvNet, Classifier, build_model
+from bnn.onnx_export import export_onnx
 from bnn.quantizers import (
     QUANTIZER_MODULES,
     QUANTIZERS,
@@ -40,12 +42,14 @@ __all__ = [
     "QUANTIZER_MODULES",
     "ZOO",
     "Agreement",
+    "Binarization",
     "BinaryConvNet",
     "Classifier",
     "Evaluation",
     "IntegerNet",
     "LayerAgreement",
     "LayerSummary",
+    "ModuleClassifier",
     "Recipe",
     "Runtime",
     "StepInfo",
@@ -55,10 +59,12 @@ __all__ = [
     "UnclippedWarning",
     "agreement",
     "approx_sign",
+    "binarize",
     "build_model",
     "distillation_loss",
     "evaluate",
     "export",
+    "export_onnx",
     "fit",
     "hybrid",
     "integerize",
