@@ -20,7 +20,7 @@ from bnn.layers import (
     Sign,
     channels_last,
 )
-from bnn.layers.conv_norm import ConvNormSign
+from bnn.layers.conv_norm import ConvNorm, ConvNormSign, ConvNormSigns
 from kernels import Purpose, uniform
 
 SIZE, N_CLASSES = 28, 10
@@ -52,7 +52,7 @@ class PlainNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of ``images``, (N, 28, 28, 1), uint8."""
-        x = pixels(images)
+        x = pixels(images).to(self.head.dtype)
         for number, (kernel, norm) in enumerate(zip(self.kernels, self.norms, strict=True)):
             weight = kernel if number == 0 else plain_sign(kernel)
             x = F.conv2d(x, channels_last(weight), padding=1)
@@ -75,12 +75,12 @@ class PackedNet(nn.Module):
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
-        stages: list[nn.Module] = []
+        stages: list[ConvNorm] = []
         for number, (n_in, n_out, pool) in enumerate(CONVOLUTIONS):
             layer = BinaryConv2d if number else Int8Conv2d
             conv = layer(n_in, n_out, kernel=3, padding=1)
             stages.append(ConvNormSign(conv, n_out, pool=pool))
-        self.stages = nn.Sequential(*stages)
+        self.stages = ConvNormSigns(*stages)
         self.dense = BinaryLinear(N_FLAT, N_DENSE)
         self.dense_norm, self.head_norm = BatchNorm(N_DENSE), BatchNorm(N_CLASSES)
         self.sign = Sign()
@@ -89,7 +89,7 @@ class PackedNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of ``images``, (N, 28, 28, 1), uint8."""
-        x = self.stages(pixels(images)).flatten(1)
+        x = self.stages(pixels(images).to(self.head.weight.dtype)).flatten(1)
         x = self.sign(self.dense_norm(self.dense(x)))
         logits: Tensor = self.head_norm(self.head(x))
         return logits
@@ -113,7 +113,7 @@ class _PlainSign(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        return torch.where(x >= 0, 1.0, -1.0)
+        return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:

@@ -23,9 +23,14 @@ from kernels.threads import run_ranges
 
 LARGEST_POOL = 16
 """Windows larger than this have more positions than a byte names."""
+LARGEST_SUM = 2**15 - 1
+"""Sums of signs are kept in 16 bits; a longer window has to be convolved elsewhere."""
 _LANES = 16
 
 Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Sums = NDArray[np.float32] | NDArray[np.int16]
+"""Whole numbers of signs, floats of reals."""
 Words = NDArray[np.uint32]
 
 
@@ -54,9 +59,16 @@ class Stage:
     def __post_init__(self) -> None:
         if not 1 <= self.pool <= LARGEST_POOL:
             raise ValueError(f"pool: expected 1 to {LARGEST_POOL}, got {self.pool}")
+        if self.n_terms > LARGEST_SUM:
+            raise ValueError(f"kernel: expected at most {LARGEST_SUM} terms, got {self.n_terms}")
         if self.border not in (-1, 0):
             raise ValueError(f"border: expected -1 or 0, got {self.border}")
         self.full_size()
+
+    @property
+    def n_terms(self) -> int:
+        """Products in one sum."""
+        return self.channels * self.kernel[0] * self.kernel[1]
 
     def full_size(self) -> tuple[int, int]:
         """Height and width before pooling; ValueError if the geometry is impossible."""
@@ -72,7 +84,7 @@ class Stage:
 
     def sums_of_signs(
         self, words: Words, weight_signs: NDArray[np.bool_]
-    ) -> tuple[Floats, NDArray[np.uint8] | None, NDArray[np.float64]]:
+    ) -> tuple[NDArray[np.int16], NDArray[np.uint8] | None, Doubles]:
         """Convolve packed signs with signs, and pool.
 
         Parameters
@@ -85,7 +97,7 @@ class Stage:
         Returns
         -------
         tuple
-            The sums, shape (N, rows, columns, n_out), float32; which position of its window each
+            The sums, shape (N, rows, columns, n_out), int16; which position of its window each
             was (the first of equals), the same shape, or None without a pool; and per channel the
             totals of the sums and of their squares, shape (2, n_out), exact up to 2**53.
         """
@@ -99,56 +111,104 @@ class Stage:
             operands = (call.array, plan, weights.data, scratch, image, begin, end)
             target.library.call("bsk_stage_sums_bits", target.code, *operands)
 
-        return self._sums(run, len(words), {"images": words})
+        sums = np.empty((len(words), *self.out_size(), self.n_out), np.int16)
+        choices, totals = self._sums(run, len(words), {"images": words, "integers": sums})
+        return sums, choices, totals
 
     def sums_of_reals(
         self, images: Floats, weights: Floats
-    ) -> tuple[Floats, NDArray[np.uint8] | None, NDArray[np.float64]]:
+    ) -> tuple[Floats, NDArray[np.uint8] | None, Doubles]:
         """Convolve ``images``, (N, H, W, C), with ``weights``, (n_out, KH, KW, C), and pool.
 
-        The result is that of :meth:`sums_of_signs`; the order of each sum is that of the kernel's
-        taps, and on AVX-512 its products are fused.
+        The result is that of :meth:`sums_of_signs`, the sums float32; the order of each sum is that
+        of the kernel's taps, and on AVX-512 its products are fused.
         """
-        n_out = _up(self.n_out)
-        panels = np.zeros((*self.kernel, self.channels, n_out), np.float32)
-        panels[..., : self.n_out] = weights.transpose(1, 2, 3, 0)
+        sums = np.empty((len(images), *self.out_size(), self.n_out), np.float32)
+        arrays = {"images": images, "weights": self._columns(weights), "sums": sums}
+        choices, totals = self._sums(self._on_scratch("bsk_stage_sums_reals"), len(images), arrays)
+        return sums, choices, totals
 
-        def run(call: "_Call", begin: int, end: int) -> None:
+    def moments_of_reals(self, images: Floats) -> Doubles:
+        r"""Totals of the products of a window's terms and, last row, of the terms themselves.
+
+        .. math:: M_{kl} = \sum_p v_{pk} v_{pl}, \qquad M_{Kl} = \sum_p v_{pl}
+
+        over all positions p of all images, terms in the order (KH, KW, C); shape
+        (n_terms + 1, n_terms). Without a pool they have all that statistics of the sums need.
+        """
+        moments = np.zeros((self.n_terms + 1, self.n_terms), np.float64)
+        run, arrays = self._on_scratch("bsk_stage_moments_reals"), {"images": images}
+        return _in_ranges(self, run, len(images), {**arrays}, {"moments": moments})["moments"]
+
+    def normalise_reals(
+        self,
+        images: Floats,
+        weights: Floats,
+        scale: Floats,
+        shift: Floats,
+        clip: float | None,
+        *,
+        packed: bool = False,
+    ) -> tuple[Floats | Words, Words | None]:
+        """:meth:`normalise` of the sums of ``images``, which are never held; no pool."""
+        arrays = {"images": images, "weights": self._columns(weights)}
+        operands = {**arrays, "coefficients": np.stack([scale, shift])}
+        bound, out, within = self._outputs(len(images), clip, packed)
+
+        def run(begin: int, end: int) -> None:
+            call = _Call(self, {**operands})
             scratch = self._scratch(call)
-            call.run("bsk_stage_sums_reals", begin, end)
+            call.run("bsk_stage_normalise_reals", begin, end, bound, *_places(out, within))
             del scratch
 
-        return self._sums(run, len(images), {"images": images, "weights": panels})
+        run_ranges(run, len(images))
+        return out, within
+
+    def products_of_reals(self, images: Floats, gradient: Floats, within: Words | None) -> Doubles:
+        """Totals of the gradient within the clip times each term, and, last row, of it alone.
+
+        Shape (n_terms + 1, n_out); no pool.
+        """
+        totals = np.zeros((self.n_terms + 1, _up(self.n_out)), np.float64)
+        run = self._on_scratch("bsk_stage_products_reals")
+        arrays = {"images": images, "gradient": gradient, "within": within}
+        result = _in_ranges(self, run, len(images), {**arrays}, {"totals": totals})["totals"]
+        return result[:, : self.n_out]
 
     def normalise(
-        self, sums: Floats, scale: Floats, shift: Floats, clip: float | None
-    ) -> tuple[Floats, Words | None]:
+        self,
+        sums: Sums,
+        scale: Floats,
+        shift: Floats,
+        clip: float | None,
+        *,
+        packed: bool = False,
+    ) -> tuple[Floats | Words, Words | None]:
         """``sums * scale + shift`` per channel; with a clip its signs, and where it is within.
 
         Returns
         -------
         tuple
-            Floats or ±1, shape of ``sums``; the packed mask of ``|value| <= clip``, or None.
+            Floats or ±1, shape of ``sums``, or packed the words of the signs; the packed mask of
+            ``|value| <= clip``, or None.
         """
-        out, within = np.empty_like(sums), None
-        if clip is not None:
-            within = np.empty((*sums.shape[:-1], n_words(self.n_out, CHANNEL_WORD)), np.uint32)
         arrays: dict[str, NDArray[Any] | None]
-        arrays = {"sums": sums, "coefficients": np.stack([scale, shift])}
-        bound, mask = float(clip or 0.0), 0 if within is None else within
+        arrays = {**_named(sums), "coefficients": np.stack([scale, shift])}
+        bound, out, within = self._outputs(len(sums), clip, packed)
 
         def run(begin: int, end: int) -> None:
-            _Call(self, arrays).run("bsk_stage_normalise", begin, end, bound, out, mask)
+            call = _Call(self, arrays)
+            call.run("bsk_stage_normalise", begin, end, bound, *_places(out, within))
 
         run_ranges(run, sums.size // self.n_out, grain=64)
         return out, within
 
     def gradient_totals(
-        self, sums: Floats, gradient: Floats, within: Words | None, mean: Floats
-    ) -> NDArray[np.float64]:
+        self, sums: Sums, gradient: Floats, within: Words | None, mean: Floats
+    ) -> Doubles:
         """Per channel the totals of the gradient and of gradient times (sum - mean): (2, n_out)."""
         arrays: dict[str, NDArray[Any] | None]
-        arrays = {"sums": sums, "gradient": gradient, "within": within, "coefficients": mean}
+        arrays = {**_named(sums), "gradient": gradient, "within": within, "coefficients": mean}
 
         def run(call: "_Call", begin: int, end: int) -> None:
             call.run("bsk_stage_totals", begin, end)
@@ -159,7 +219,7 @@ class Stage:
     def gradients_of_signs(
         self,
         words: Words,
-        sums: Floats,
+        sums: Sums,
         choices: NDArray[np.uint8] | None,
         gradient: Floats,
         within: Words | None,
@@ -193,7 +253,7 @@ class Stage:
         out: Floats | None = None
         arrays: dict[str, NDArray[Any] | None] = {
             "images": words,
-            "sums": sums,
+            **_named(sums),
             "choices": choices,
             "gradient": gradient,
             "within": within,
@@ -216,7 +276,7 @@ class Stage:
     def gradients_of_reals(
         self,
         images: Floats,
-        sums: Floats,
+        sums: Sums,
         choices: NDArray[np.uint8] | None,
         gradient: Floats,
         within: Words | None,
@@ -225,7 +285,7 @@ class Stage:
         """∂W of a convolution of reals, shape (n_out, KH, KW, C); else as for signs."""
         arrays: dict[str, NDArray[Any] | None] = {
             "images": images,
-            "sums": sums,
+            **_named(sums),
             "choices": choices,
             "gradient": gradient,
             "within": within,
@@ -238,25 +298,47 @@ class Stage:
     def _gradients(
         self, name: str, n: int, arrays: dict[str, NDArray[Any] | None], total: Floats
     ) -> Floats:
-        def run(call: "_Call", begin: int, end: int) -> None:
-            scratch = self._scratch(call)
-            call.run(name, begin, end)
-            del scratch
-
-        return _in_ranges(self, run, n, arrays, {"weight_gradient": total})["weight_gradient"]
+        totals = {"weight_gradient": total}
+        return _in_ranges(self, self._on_scratch(name), n, arrays, totals)["weight_gradient"]
 
     def _sums(
         self,
         run: "Callable[[_Call, int, int], None]",
         n: int,
-        arrays: dict[str, NDArray[Any] | None],
-    ) -> tuple[Floats, NDArray[np.uint8] | None, NDArray[np.float64]]:
+        arrays: dict[str, NDArray[Any]],
+    ) -> tuple[NDArray[np.uint8] | None, Doubles]:
         shape = (n, *self.out_size(), self.n_out)
-        sums = np.empty(shape, np.float32)
         choices = np.empty(shape, np.uint8) if self.pool > 1 else None
-        arrays = {**arrays, "sums": sums, "choices": choices}
-        totals = np.zeros((2, self.n_out), np.float64)
-        return sums, choices, _in_ranges(self, run, n, arrays, {"totals": totals})["totals"]
+        totals = {"totals": np.zeros((2, self.n_out), np.float64)}
+        return choices, _in_ranges(self, run, n, {**arrays, "choices": choices}, totals)["totals"]
+
+    def _outputs(
+        self, n: int, clip: float | None, packed: bool
+    ) -> tuple[float, Floats | Words, Words | None]:
+        """Bound of the clip, and room for what normalising leaves."""
+        shape = (n, *self.out_size())
+        words = (*shape, n_words(self.n_out, CHANNEL_WORD))
+        if clip is None:
+            return 0.0, np.empty((*shape, self.n_out), np.float32), None
+        within = np.empty(words, np.uint32)
+        if packed:
+            return float(clip), np.empty(words, np.uint32), within
+        return float(clip), np.empty((*shape, self.n_out), np.float32), within
+
+    def _columns(self, weights: Floats) -> Floats:
+        columns = np.zeros((*self.kernel, self.channels, _up(self.n_out)), np.float32)
+        columns[..., : self.n_out] = weights.transpose(1, 2, 3, 0)
+        return columns
+
+    def _on_scratch(self, name: str) -> "Callable[[_Call, int, int], None]":
+        """Call a function that wants scratch memory."""
+
+        def run(call: "_Call", begin: int, end: int) -> None:
+            scratch = self._scratch(call)
+            call.run(name, begin, end)
+            del scratch
+
+        return run
 
     def _scratch(self, call: "_Call") -> NDArray[np.uint8]:
         n_bytes = _target().library.call("bsk_stage_scratch", call.array)
@@ -272,8 +354,8 @@ class Stage:
 
 
 _ARRAYS = (
-    "images", "sums", "choices", "gradient", "within", "coefficients", "weights",
-    "image_gradient", "weight_gradient", "totals", "scratch",
+    "images", "sums", "integers", "choices", "gradient", "within", "coefficients", "weights",
+    "image_gradient", "weight_gradient", "totals", "moments", "scratch",
 )  # fmt: skip
 """The pointers of ``bs_stage`` in ``c/host/stage.h``, in their order."""
 
@@ -325,6 +407,16 @@ def _in_ranges(
         for name, total in totals.items():
             total += parts[begin][name]
     return totals
+
+
+def _named(sums: Sums) -> dict[str, NDArray[Any] | None]:
+    return {"integers" if sums.dtype == np.int16 else "sums": sums}
+
+
+def _places(out: Floats | Words, within: Words | None) -> tuple[Any, Any, Any]:
+    """Arguments of the two that normalise: floats, words, mask; 0 is none."""
+    mask = 0 if within is None else within
+    return (out, 0, mask) if out.dtype == np.float32 else (0, out, mask)
 
 
 def _target() -> KernelTarget:

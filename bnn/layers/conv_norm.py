@@ -1,27 +1,24 @@
 """Convolution, max-pool, batch normalisation and sign as one node that saves bits.
 
 Training a binary network is bound by memory: between two convolutions stand four tensors of
-floats, all of them saved. Here the sums are made once, statistics on the way, and again in backward
-(a product of bits costs less than reading what was saved); what is saved are the bits of the input
-and, with the sign, one more bit per output: whether the gradient passes its clip.
+floats, all of them saved. Here the sums are made once, statistics on the way, and saved in 16 bits
+with the bits of the input and, with the sign, one more bit per output: whether the gradient passes
+its clip. A chain of stages hands on packed signs.
 """
 
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from bnn.layers.batch_norm import BatchNorm
 from bnn.layers.binary_conv2d import BinaryConv2d, check_input
+from bnn.layers.fused_stages import FusedStages, Link
 from bnn.layers.int8 import INT8_UNIT, Int8Conv2d
 from bnn.quantizers import ste_sign
-from kernels import torch_ops
-from kernels.stage import LARGEST_POOL, Stage, is_compiled
+from kernels.stage import LARGEST_POOL, LARGEST_SUM, Stage, is_compiled
 
 _MOST_REAL_CHANNELS = 4
 """Real inputs of more channels are convolved by torch, whose blocking then pays."""
@@ -37,8 +34,8 @@ class ConvNorm(nn.Module):
 
     Values and gradients are those of the three modules in a row. Where a convolution of bits
     (one group, ±1 weights) or an int8 convolution of few channels is trained in float32 on the
-    CPU, nothing but the bits of ``x`` is saved (of int8, ``x`` itself): sums and choices of the
-    pool are computed again in backward. The statistics are summed in float64, so they differ from
+    CPU, the bits of ``x``, the sums in 16 bits and the choices of the pool are saved (of int8,
+    ``x`` itself and nothing else). The statistics are summed in float64, so they differ from
     torch's in the last bits. Elsewhere the modules run one after the other.
 
     Parameters
@@ -74,15 +71,8 @@ class ConvNorm(nn.Module):
         TypeError, ValueError
             As the convolution and the normalisation.
         """
-        operands = self._operands(x)
-        if operands is None:
-            return self._composed(x)
-        stage, weight, is_binary = operands
-        node = _Node(stage, self.norm.eps, self._clip, is_binary)
-        y, mean, var = _Fused.apply(x, weight, self.norm.weight, self.norm.bias, node)  # type: ignore[no-untyped-call]
-        self.norm.batch_mean, self.norm.batch_var = mean, var
-        result: Tensor = y
-        return result
+        link = self.link(tuple(x.shape), x)
+        return self._composed(x) if link is None else run_fused([self], [link], x)
 
     def extra_repr(self) -> str:
         """Options in the printed form of a network."""
@@ -94,61 +84,64 @@ class ConvNorm(nn.Module):
         result: Tensor = self.norm(y)
         return result
 
-    def _operands(self, x: Tensor) -> tuple[Stage, Tensor, bool] | None:
-        """Geometry and weights of the fused node, None where it does not serve."""
-        conv, parameter = self.conv, self.norm.weight
+    def link(self, shape: tuple[int, ...], x: Tensor | None) -> Link | None:
+        """Geometry of the fused node, None where it does not serve.
+
+        Parameters
+        ----------
+        shape
+            Of the input.
+        x
+            The input; None is packed signs of the stage before.
+        """
+        conv, norm = self.conv, self.norm
         if not (
-            self.norm.training
-            and x.device.type == "cpu"
-            and x.dim() == 4
-            and len(x) > 0
-            and x.dtype == parameter.dtype == torch.float32
+            norm.training
+            and (x is None or _is_plain(x))
+            and len(shape) == 4
+            and shape[0] > 0
+            and norm.weight.dtype == torch.float32
             and isinstance(conv, BinaryConv2d | Int8Conv2d)
             and conv.groups == 1
-            and conv.n_out == self.norm.n_channels
+            and conv.n_out == norm.n_channels
+            and conv.n_in == shape[1]
             and self.pool <= LARGEST_POOL
+            and math.prod(conv.window.kernel) * conv.n_in <= LARGEST_SUM
             and not torch.is_autocast_enabled("cpu")
             and not torch.compiler.is_compiling()
             and is_compiled()
+            and _serves(conv, x)
         ):
             return None
-        is_binary = isinstance(conv, BinaryConv2d)
-        if x.shape[1] != conv.n_in or not self._serves(conv, x):
-            return None
-        height, width = (int(n) for n in x.shape[2:])
-        window, border = conv.window, getattr(conv, "border", "zero")
+        window = conv.window
         if any(p >= k for p, k in zip(window.padding, window.kernel, strict=True)):
             return None
-        rows, columns = (n // self.pool for n in window.out_size(height, width))
-        n_values = len(x) * rows * columns
-        if min(rows, columns) < 1 or rows * columns < _LEAST_POSITIONS or n_values < 2:
+        rows, columns = (n // self.pool for n in window.out_size(*shape[2:]))
+        if min(rows, columns) < 1 or rows * columns < _LEAST_POSITIONS:
+            return None
+        if shape[0] * rows * columns < 2:
             return None
         stage = Stage(
             channels=conv.n_in,
             n_out=conv.n_out,
-            size=(height, width),
+            size=(int(shape[2]), int(shape[3])),
             kernel=window.kernel,
             stride=window.stride,
             padding=window.padding,
             pool=self.pool,
-            border=-1 if border == "minus_one" else 0,
+            border=-1 if getattr(conv, "border", "zero") == "minus_one" else 0,
         )
-        return stage, self._weight(conv, x), is_binary
+        return Link(stage, norm.eps, self._clip, isinstance(conv, BinaryConv2d))
 
-    def _serves(self, conv: BinaryConv2d | Int8Conv2d, x: Tensor) -> bool:
-        if isinstance(conv, Int8Conv2d):
-            is_float32 = conv.weight.dtype == torch.float32
-            return is_float32 and conv.n_in <= _MOST_REAL_CHANNELS and not x.requires_grad
-        # The gradient of a scaled weight needs the factor, which the plain modules know.
-        quantizer = conv.weight_quantizer
-        is_float32 = conv.latent_weight.dtype == torch.float32
-        return is_float32 and conv.is_packed(x) and not quantizer.is_scaled
-
-    def _weight(self, conv: BinaryConv2d | Int8Conv2d, x: Tensor) -> Tensor:
+    def weights(self, x: Tensor | None) -> Tensor:
+        """Weights as the fused node takes them; a look at ``x`` unless it is packed signs."""
+        conv = self.conv
         if isinstance(conv, Int8Conv2d):
             return conv.integer_weight() * INT8_UNIT
-        check_input(x, conv.n_in, n_axes=4)
-        conv.inspect(x)
+        assert isinstance(conv, BinaryConv2d)
+        if x is not None:
+            check_input(x, conv.n_in, n_axes=4)
+            conv.inspect(x)
         return conv.factors()[0]
 
 
@@ -195,79 +188,79 @@ class ConvNormSign(ConvNorm):
         return ste_sign(super()._composed(x), self.clip)
 
 
-@dataclass(frozen=True)
-class _Node:
-    """What the fused node is told beside tensors."""
+class ConvNormSigns(nn.Sequential):
+    """Stages in a row, between which only packed signs are handed on.
 
-    stage: Stage
-    eps: float
-    clip: float | None
-    is_binary: bool
+    Values and gradients are those of the stages one after the other, which is how they run where
+    one of them cannot take part in the node. Inside a chain the stages' own forward is not called,
+    so their hooks are not either.
 
-    def sums(self, images: Tensor, weight: Tensor) -> tuple[NDArray[Any], Any, NDArray[Any]]:
-        """Convolve and pool what was saved of the input."""
-        kernels = weight.permute(0, 2, 3, 1).numpy()
-        if self.is_binary:
-            return self.stage.sums_of_signs(_words(images), kernels >= 0)
-        return self.stage.sums_of_reals(images.numpy(), kernels)
+    Parameters
+    ----------
+    stages
+        All but the last :class:`ConvNormSign`; the last may be a :class:`ConvNorm`.
 
+    Raises
+    ------
+    ValueError
+        If one is something else.
+    """
 
-class _Fused(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, gamma: Tensor, beta: Tensor, node: _Node
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        pixels = x.permute(0, 2, 3, 1).contiguous()
-        images = torch_ops.pack(pixels) if node.is_binary else pixels
-        sums, _, totals = node.sums(images, weight.detach())
-        n = sums.size // node.stage.n_out
-        mean = totals[0] / n
-        var = np.maximum(totals[1] / n - mean * mean, 0.0)
-        inverse = 1.0 / np.sqrt(var + node.eps)
-        scale = (gamma.detach().double().numpy() * inverse).astype(np.float32)
-        shift = (beta.detach().double().numpy() - mean * scale).astype(np.float32)
-        out, within = node.stage.normalise(sums, scale, shift, node.clip)
-        mask = None if within is None else torch.from_numpy(within.view(np.int32))
-        ctx.save_for_backward(images, mask, weight, gamma)
-        # Two numbers per channel; not tensors, because nothing but this node reads them.
-        ctx.node, ctx.mean, ctx.inverse = node, mean, inverse
-        batch_mean = torch.from_numpy(mean.astype(np.float32))
-        batch_var = torch.from_numpy((var * (n / (n - 1))).astype(np.float32))
-        ctx.mark_non_differentiable(batch_mean, batch_var)
-        return torch.from_numpy(out).permute(0, 3, 1, 2), batch_mean, batch_var
+    def __init__(self, *stages: ConvNorm) -> None:
+        for number, stage in enumerate(stages):
+            wanted = ConvNorm if number == len(stages) - 1 else ConvNormSign
+            if not isinstance(stage, wanted):
+                raise ValueError(
+                    f"stage {number}: expected a {wanted.__name__}, got {type(stage).__name__}; "
+                    "use nn.Sequential"
+                )
+        super().__init__(*stages)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        images, mask, weight, gamma = ctx.saved_tensors
-        node, stage, weight = ctx.node, ctx.node.stage, weight.detach()
-        gradient = gradients[0].permute(0, 2, 3, 1).contiguous().numpy()
-        within = None if mask is None else _words(mask)
-        sums, choices, _ = node.sums(images, weight)
-        mean = ctx.mean.astype(np.float32)
-        total, product = stage.gradient_totals(sums, gradient, within, mean)
-        product = (product - total * (ctx.mean - mean)) * ctx.inverse
-        n = sums.size // stage.n_out
-        a = gamma.detach().double().numpy() * ctx.inverse
-        b = -ctx.inverse * product / n
-        # The mean has its own place: rounded inside c it would be the same mistake n times.
-        c = -total / n - b * (ctx.mean - mean)
-        coefficients = np.stack([a, b, c, mean]).astype(np.float32)
-        operands = (sums, choices, gradient, within, coefficients)
-        grad_x = None
-        if node.is_binary:
-            kernels = weight.permute(0, 2, 3, 1).numpy() >= 0 if ctx.needs_input_grad[0] else None
-            grad_kernels, grad_images = stage.gradients_of_signs(_words(images), *operands, kernels)
-            if grad_images is not None:
-                grad_x = torch.from_numpy(grad_images).permute(0, 3, 1, 2)
-        else:
-            grad_kernels = stage.gradients_of_reals(images.numpy(), *operands)
-        grad_weight = torch.from_numpy(np.ascontiguousarray(grad_kernels)).permute(0, 3, 1, 2)
-        if node.is_binary:  # a quantised weight is ±1, a latent one has the clip of its sign here
-            grad_weight = grad_weight * (weight.abs() <= 1)
-        grad_gamma, grad_beta = (torch.from_numpy(t.astype(np.float32)) for t in (product, total))
-        return grad_x, grad_weight, grad_gamma, grad_beta, None
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to the output of the last stage.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As the stages.
+        """
+        stages = [stage for stage in self if isinstance(stage, ConvNorm)]
+        links: list[Link] = []
+        shape: tuple[int, ...] = tuple(x.shape)
+        for number, stage in enumerate(stages):
+            link = stage.link(shape, None if number else x)
+            if link is None:
+                for module in stages:
+                    x = module(x)
+                return x
+            links.append(link)
+            shape = (shape[0], link.stage.n_out, *link.stage.out_size())
+        return run_fused(stages, links, x) if stages else x
 
 
-def _words(tensor: Tensor) -> NDArray[np.uint32]:
-    return tensor.numpy().view(np.uint32)
+def run_fused(stages: Sequence[ConvNorm], links: Sequence[Link], x: Tensor) -> Tensor:
+    """Run stages as one node, and leave the statistics where the modules would."""
+    parameters: list[Tensor] = []
+    for number, stage in enumerate(stages):
+        weight = stage.weights(None if number else x)
+        parameters += [weight, stage.norm.weight, stage.norm.bias]
+    y, *statistics = FusedStages.apply(links, x, *parameters)  # type: ignore[no-untyped-call]
+    for number, stage in enumerate(stages):
+        stage.norm.batch_mean, stage.norm.batch_var = statistics[2 * number : 2 * number + 2]
+    result: Tensor = y
+    return result
+
+
+def _is_plain(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype == torch.float32
+
+
+def _serves(conv: BinaryConv2d | Int8Conv2d, x: Tensor | None) -> bool:
+    if isinstance(conv, Int8Conv2d):
+        is_float32 = conv.weight.dtype == torch.float32
+        has_few = conv.n_in <= _MOST_REAL_CHANNELS
+        return is_float32 and has_few and x is not None and not x.requires_grad
+    # The gradient of a scaled weight needs the factor, which the plain modules know.
+    quantizer, weight = conv.weight_quantizer, conv.latent_weight
+    is_packed = conv.is_packed(weight if x is None else x)
+    return weight.dtype == torch.float32 and is_packed and not quantizer.is_scaled

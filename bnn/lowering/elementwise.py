@@ -29,7 +29,7 @@ def lower_sign(context: Context, module: nn.Module | None, value: Value, *_: Any
 
 def lower_rsign(context: Context, module: RSign, value: Value) -> Value:
     """Bits of a shifted value."""
-    shift = _named(context, affine, value.dims[2], mean=-module.shift)
+    shift = named(context, affine, value.dims[2], mean=-module.shift)
     value = before_sign(context.program, value, context.point)
     return as_sign(context.program, context.value(value).linked(shift))
 
@@ -41,7 +41,7 @@ def lower_norm(context: Context, module: Any, value: Value) -> Value:
             f"{context.name}: expected a normalisation before flatten, whose channels are those of "
             f"{value.name}, got {value.dims[:2]} positions per channel"
         )
-    link = _named(context, normalisation, module)
+    link = named(context, normalisation, module)
     if len(link.mean) != value.dims[2]:
         raise ValueError(f"{context.name}: expected {len(link.mean)} channels, got {value.dims[2]}")
     return context.value(value).linked(link)
@@ -54,16 +54,16 @@ def lower_relu(context: Context, module: nn.Module | None, value: Value, *_: Any
 
 def lower_prelu(context: Context, module: nn.PReLU, value: Value) -> Value:
     """Knee with the module's slopes."""
-    return context.value(value).linked(_named(context, knee, value.dims[2], module.weight))
+    return context.value(value).linked(named(context, knee, value.dims[2], module.weight))
 
 
 def lower_rprelu(context: Context, module: RPReLU, value: Value) -> Value:
     """Shift, knee, shift."""
     n = value.dims[2]
     return context.value(value).linked(
-        _named(context, affine, n, mean=-module.shift_in),
-        _named(context, knee, n, module.slope),
-        _named(context, affine, n, beta=module.shift_out),
+        named(context, affine, n, mean=-module.shift_in),
+        named(context, knee, n, module.slope),
+        named(context, affine, n, beta=module.shift_out),
     )
 
 
@@ -137,13 +137,29 @@ def lower_global_average(context: Context, module: Any, value: Value) -> Value:
     """Mean of the whole image."""
     if module.output_size not in (1, (1, 1), (1,)):
         raise ValueError(f"{context.name}: expected output size 1, got {module.output_size}")
-    window = value.dims[:2]
+    return _global_average(context, value)
+
+
+def lower_mean(
+    context: Context, module: None, value: Value, dim: Any = None, keepdim: bool = False
+) -> Value:
+    """``x.mean((2, 3))``: of the whole image, or ``x.mean(2)`` of a sequence."""
+    axes = sorted(
+        axis % value.rank for axis in (dim if isinstance(dim, tuple | list) else [dim or 0])
+    )
+    if value.rank < 3 or axes != list(range(2, value.rank)):
+        raise ValueError(f"{context.name}: expected the mean of all positions, got axes {dim}")
+    mean = _global_average(context, value)
+    return mean if keepdim else replace(mean, rank=2)
+
+
+def _global_average(context: Context, value: Value) -> Value:
     return average(
         context.program,
         value,
         context.point,
         context.label,
-        window=window,
+        window=value.dims[:2],
         stride=(1, 1),
         padding=(0, 0),
     )
@@ -236,7 +252,7 @@ def _pair(number: Any, rank: int, fill: int) -> tuple[int, int]:
     return int(numbers[0]), int(numbers[-1])
 
 
-def _named(context: Context, build: Any, *arguments: Any, **fields: Any) -> Any:
+def named(context: Context, build: Any, *arguments: Any, **fields: Any) -> Any:
     """Build a link; a message about its parameters begins with the layer."""
     try:
         return build(*arguments, **fields)

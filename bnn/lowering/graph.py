@@ -10,7 +10,7 @@ from bnn.lowering.table import LOWERINGS, METHODS
 from bnn.quantizers import Quantizer
 
 _SIGNS: Final = (-1.0, 1.0)
-_LEAVES: Final = ("torch.nn.", "bnn.layers", "bnn.quantizers")
+_LEAVES: Final = ("torch.nn.", "bnn.layers", "bnn.quantizers", "bnn.hybrid")
 
 
 class _Tracer(fx.Tracer):
@@ -62,7 +62,8 @@ def lowering_of(
     if node.op == "call_module":
         module = modules[str(node.target)]
         name = str(node.target)
-        check_quantizers(name, module)
+        for part in module.modules():
+            check_quantizers(name, part)
         return name, module, _found(name, type(module), type(module).__name__)
     name = _path(node)
     if node.op == "call_method":

@@ -32,6 +32,7 @@ class Program:
         """Activation -> least and greatest value."""
         self.outputs: dict[int, Output] = {}
         """Activation -> the float tensor that it stands for."""
+        self._shared: dict[tuple[DType, tuple[int, ...], bytes], int] = {}
 
     def constant(self, dtype: DType, array: NDArray[Any]) -> int:
         """Append a constant; of bits ``array`` is ±1. The number of the tensor."""
@@ -41,6 +42,13 @@ class Program:
             data = np.ascontiguousarray(array.astype(_FORMATS[dtype])).tobytes()
         self.tensors.append(Tensor(dtype, array.shape, data))
         return len(self.tensors) - 1
+
+    def shared_constant(self, dtype: DType, array: NDArray[Any]) -> int:
+        """:meth:`constant`, but equal ones are one tensor: those of the steps of a cell."""
+        key = dtype, array.shape, array.astype(np.int64).tobytes()
+        if key not in self._shared:
+            self._shared[key] = self.constant(dtype, array)
+        return self._shared[key]
 
     def append(
         self, name: str, code: OpCode, data: int, dtype: DType = DType.I32, **fields: Any

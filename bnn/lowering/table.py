@@ -9,8 +9,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from bnn import layers, quantizers
+from bnn.hybrid import layers as hybrid_layers
+from bnn.hybrid.partition import PartitionedConv2d
 from bnn.layers.conv_norm import ConvNorm, ConvNormSign
-from bnn.lowering import elementwise, weighted
+from bnn.layers.recurrent_layer import Recurrent
+from bnn.layers.token_embedding import TokenEmbedding
+from bnn.lowering import clips, elementwise, embedding, hybrid, recurrent, transposed, weighted
 from bnn.quantizers import QUANTIZERS
 
 LOWERINGS: Final[dict[Any, Callable[..., Any]]] = {
@@ -19,6 +23,15 @@ LOWERINGS: Final[dict[Any, Callable[..., Any]]] = {
     layers.BinaryLinear: weighted.lower_binary_linear,
     layers.Int8Conv2d: weighted.lower_int8_conv,
     layers.Int8Head: weighted.lower_int8_head,
+    hybrid_layers.BinaryWeightConv2d: hybrid.lower_binary_weight_conv,
+    hybrid_layers.BinaryWeightConv1d: hybrid.lower_binary_weight_conv,
+    hybrid_layers.BinaryWeightLinear: hybrid.lower_binary_weight_linear,
+    hybrid_layers.ShiftedHardtanh: clips.lower_shifted_hardtanh,
+    hybrid_layers.ShiftedReLU: clips.lower_shifted_relu,
+    PartitionedConv2d: hybrid.lower_partitioned_conv,
+    layers.BinaryConvTranspose2d: transposed.lower_transposed,
+    TokenEmbedding: embedding.lower_token_embedding,
+    Recurrent: recurrent.lower_recurrent,
     ConvNorm: weighted.lower_conv_norm,
     ConvNormSign: weighted.lower_conv_norm_sign,
     layers.Sign: elementwise.lower_sign,
@@ -39,6 +52,9 @@ LOWERINGS: Final[dict[Any, Callable[..., Any]]] = {
     F.relu: elementwise.lower_relu,
     torch.relu: elementwise.lower_relu,
     nn.PReLU: elementwise.lower_prelu,
+    nn.LeakyReLU: clips.lower_leaky_relu,
+    nn.Hardtanh: clips.lower_hardtanh,
+    nn.ReLU6: clips.lower_hardtanh,
     nn.Identity: elementwise.lower_identity,
     nn.Dropout: elementwise.lower_identity,
     nn.MaxPool1d: elementwise.lower_max_pool,
@@ -48,6 +64,7 @@ LOWERINGS: Final[dict[Any, Callable[..., Any]]] = {
     nn.AvgPool2d: elementwise.lower_average_pool,
     nn.AdaptiveAvgPool1d: elementwise.lower_global_average,
     nn.AdaptiveAvgPool2d: elementwise.lower_global_average,
+    torch.mean: elementwise.lower_mean,
     operator.add: elementwise.lower_add,
     torch.add: elementwise.lower_add,
     torch.cat: elementwise.lower_concat,
@@ -60,6 +77,7 @@ LOWERINGS: Final[dict[Any, Callable[..., Any]]] = {
 """Type of a module, or function -> lowering (context, module or None, *arguments) -> Value."""
 
 METHODS: Final[dict[str, Any]] = {
-    name: getattr(torch, name) for name in ("add", "flatten", "relu", "squeeze", "unsqueeze")
+    name: getattr(torch, name)
+    for name in ("add", "flatten", "mean", "relu", "squeeze", "unsqueeze")
 }
 """Tensor methods that are functions by another name."""

@@ -191,6 +191,8 @@ def as_sign(program: Program, value: Value) -> Value:
     """
     if is_bits(program, value):
         return value
+    if isinstance(value.source, Convolution) and value.source.code is OpCode.CONV_I32:
+        value, _ = as_tensor(program, value)  # it takes no threshold
     low, high, spacing = bounds(program, value)
     if isinstance(value.source, Convolution):
         _check_accumulators(value.source)

@@ -30,31 +30,31 @@ _DENSE: Final = Window((1, 1), (1, 1), (0, 0))
 def lower_binary_conv(context: Context, layer: BinaryConv2d, value: Value) -> Value:
     """Product of bits; the scale of the weights goes into the unit."""
     rank = 3 if isinstance(layer, BinaryConv1d) else 4
-    _check_rank(context, value, rank)
-    weights, scale = _binary_weights(layer)
-    return _of_bits(context, value, weights, scale, layer.window, layer.groups, layer.border, rank)
+    check_rank(context, value, rank)
+    weights, scale = binary_weights(layer)
+    return of_bits(context, value, weights, scale, layer.window, layer.groups, layer.border, rank)
 
 
 def lower_binary_linear(context: Context, layer: BinaryLinear, value: Value) -> Value:
     """Dense layer: a convolution whose kernel covers the image."""
-    _check_rank(context, value, 2)
-    rows, scale = _binary_weights(layer)
-    weights = _covering(context, rows, value)
-    return _of_bits(context, value, weights, scale, _DENSE, 1, "minus_one", 2)
+    check_rank(context, value, 2)
+    rows, scale = binary_weights(layer)
+    weights = covering(context, rows, value)
+    return of_bits(context, value, weights, scale, _DENSE, 1, "minus_one", 2)
 
 
 def lower_int8_conv(context: Context, layer: Int8Conv2d, value: Value) -> Value:
     """Int8 weights over pixels, bits or a stream, with a border of 0."""
-    _check_rank(context, value, 4)
+    check_rank(context, value, 4)
     weights = _integers(context, layer.integer_weight())
-    return _of_anything(context, value, weights, layer.window, layer.groups, INT8_UNIT, None, 4)
+    return of_anything(context, value, weights, layer.window, layer.groups, INT8_UNIT, None, 4)
 
 
 def lower_int8_head(context: Context, layer: Int8Head, value: Value) -> Value:
     """Int8 dense layer over all activations, with a bias in units of its scale."""
     weights = _integers(context, layer.integer_weight())
     if value.rank == 2:
-        weights = _covering(context, weights.reshape(len(weights), -1), value)
+        weights = covering(context, weights.reshape(len(weights), -1), value)
     elif weights.shape[2:] != value.dims[:2]:
         raise ValueError(
             f"{context.name}: expected activations of {weights.shape[2:]}, got {value.dims[:2]}; "
@@ -64,7 +64,7 @@ def lower_int8_head(context: Context, layer: Int8Head, value: Value) -> Value:
     if not np.isfinite(bias).all():
         raise ValueError(f"{context.name}: expected a finite bias, got nan or infinity")
     unit = float(layer.scale())
-    return _of_anything(context, value, weights, _DENSE, 1, unit, bias, 4)
+    return of_anything(context, value, weights, _DENSE, 1, unit, bias, 2)
 
 
 def lower_conv_norm(context: Context, layer: ConvNorm, value: Value) -> Value:
@@ -87,7 +87,7 @@ def _part(context: Context, name: str) -> Context:
     return replace(context, label=Label(f"{context.name}.{name}", context.label.node))
 
 
-def _of_bits(
+def of_bits(
     context: Context,
     value: Value,
     weights: NDArray[np.int8],
@@ -97,27 +97,28 @@ def _of_bits(
     border: str,
     rank: int,
 ) -> Value:
+    """±1 weights over bits; ``scale`` is their factor, shape (C_out,)."""
     if not is_bits(context.program, value):
         raise ValueError(
             f"{context.name}: expected ±1 from {value.name}; put a Sign() before this layer"
         )
     zero_border = border == "zero" and any(window.padding)
-    return _waiting(
+    return waiting(
         context, value, OpCode.CONV_B1, weights, scale, window, groups, zero_border, None, rank
     )
 
 
-def _of_anything(
+def of_anything(
     context: Context,
     value: Value,
     weights: NDArray[np.int8],
     window: Window,
     groups: int,
-    unit: float,
+    unit: float | NDArray[np.float64],
     bias: NDArray[np.float64] | None,
     rank: int,
 ) -> Value:
-    """Int8 weights over what there is; ``bias`` is in units of the weights' scale."""
+    """Int8 weights over what there is; ``unit`` is their scale, ``bias`` in units of it."""
     program, source = context.program, value.source
     factor = float(np.abs(weights.astype(np.int64)).reshape(len(weights), -1).sum(axis=1).max())
     is_plain = isinstance(source, int) and not value.chain
@@ -137,11 +138,11 @@ def _of_anything(
             raise ValueError(
                 f"{context.name}: expected a bias that fits int32, got up to {np.abs(bias).max()}"
             )
-    units = np.full(len(weights), value.unit[0] * unit)
-    return _waiting(context, value, code, weights, units, window, groups, zero_border, bias, rank)
+    units = value.unit[0] * np.broadcast_to(unit, len(weights))
+    return waiting(context, value, code, weights, units, window, groups, zero_border, bias, rank)
 
 
-def _waiting(
+def waiting(
     context: Context,
     value: Value,
     code: OpCode,
@@ -186,7 +187,7 @@ def _waiting(
     )
 
 
-def _covering(context: Context, rows: NDArray[np.int8], value: Value) -> NDArray[np.int8]:
+def covering(context: Context, rows: NDArray[np.int8], value: Value) -> NDArray[np.int8]:
     """Weights (C_out, C H W) of a flattened image as a kernel (C_out, C, H, W) that covers it."""
     height, width, n_channels = value.dims
     if rows.shape[1] != height * width * n_channels:
@@ -196,7 +197,8 @@ def _covering(context: Context, rows: NDArray[np.int8], value: Value) -> NDArray
     return rows.reshape(-1, n_channels, height, width)
 
 
-def _check_rank(context: Context, value: Value, rank: int) -> None:
+def check_rank(context: Context, value: Value, rank: int) -> None:
+    """Refuse a float tensor of other axes."""
     if value.rank != rank:
         raise ValueError(
             f"{context.name}: expected {rank} axes, got {value.rank} from {value.name}"
@@ -204,7 +206,7 @@ def _check_rank(context: Context, value: Value, rank: int) -> None:
 
 
 @torch.no_grad()
-def _binary_weights(layer: BinaryLayer) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
+def binary_weights(layer: BinaryLayer) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
     """Signs of the quantised weights, shape of the latent ones, and their scale per channel."""
     quantised = layer.weight_quantizer(layer.latent_weight).detach().cpu().double().numpy()
     rows = quantised.reshape(len(quantised), -1)

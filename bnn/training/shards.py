@@ -97,5 +97,5 @@ def sum_in_order(local: Tensor, n_shards: int, gather: Gather | None) -> Tensor:
 def take_apart(total: Tensor, n_parameters: int) -> BatchTotals:
     """Split the sum of the rows."""
     gradients, statistics, rest = total.tensor_split([n_parameters, len(total) - 2])
-    loss, n_correct = rest.tolist()
+    loss, n_correct = (float(value) for value in rest)
     return BatchTotals(gradients=gradients, statistics=statistics, loss=loss, n_correct=n_correct)

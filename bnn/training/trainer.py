@@ -365,7 +365,7 @@ class Trainer:
             return {}
         pairs = zip(was_positive, latent.values(), strict=True)
         counts = torch.stack([torch.count_nonzero(old != (weight >= 0)) for old, weight in pairs])
-        return dict(zip(latent, counts.tolist(), strict=True))
+        return {name: int(n) for name, n in zip(latent, counts, strict=True)}
 
     def _weights_are_finite(self) -> bool:
         return is_finite(torch.nn.utils.get_total_norm(self._inventory.parameters.values()))

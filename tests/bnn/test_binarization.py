@@ -120,11 +120,8 @@ def test_what_is_converted_trains(converted) -> None:
     assert np.mean(losses[-5:]) < 0.85 * np.mean(losses[:3])
 
 
-def test_what_is_converted_ships(converted, digits, request: pytest.FixtureRequest) -> None:
+def test_what_is_converted_ships(converted, digits) -> None:
     net = converted[0]
-    if "mlp" in request.node.name:
-        reason = "bnn.lowering has an inner Int8Head in four axes"
-        request.applymarker(pytest.mark.xfail(raises=ValueError, reason=reason, strict=False))
     integer_net = bnn.integerize(net)
     images = digits.test_images[:40]
     logits = assert_twins_agree(integer_net, images)

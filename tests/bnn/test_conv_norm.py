@@ -20,6 +20,9 @@ CASES = (
     (BinaryConv2d, 33, 20, (7, 9), 3, (1, 2), 1, 1, "minus_one"),
     (BinaryConv2d, 64, 16, (6, 6), 1, 1, 0, 1, "minus_one"),
     (BinaryConv2d, 70, 9, (11, 11), 5, 2, 2, 2, "zero"),
+    (BinaryConv2d, 40, 35, (7, 9), 3, 1, 1, 1, "minus_one"),
+    (BinaryConv2d, 64, 18, (8, 6), 3, 1, 0, 1, "zero"),
+    (BinaryConv2d, 17, 6, (6, 7), 3, 1, 1, 1, "zero"),
     (Int8Conv2d, 1, 32, (12, 12), 3, 1, 1, 1, None),
     (Int8Conv2d, 3, 5, (9, 11), 3, (1, 2), (1, 0), 2, None),
 )
@@ -50,7 +53,7 @@ def _outputs(module, x: Tensor, wants_x: bool):
 
 
 def _is_fused(module, x: Tensor) -> bool:
-    return "_Fused" in type(module(x).grad_fn).__name__
+    return "FusedStages" in type(module(x).grad_fn).__name__
 
 
 @pytest.mark.parametrize("backend", COMPILED)

@@ -5,6 +5,7 @@
 #define STAGE_CALL static
 #define NAME(x) bs_stage_##x##_portable
 #define FMA(a, b, c) ((a) * (b) + (c))
+#define KEEP(bits, x) bs_keep(bits, x)
 #include "shape.h"
 #include "stage_calls.h"
 
@@ -16,8 +17,13 @@
     void bs_stage_sums_reals_##set(const bs_stage *s, int64_t begin, int64_t end);                \
     void bs_stage_gradients_bits_##set(const bs_stage *s, int64_t begin, int64_t end);            \
     void bs_stage_gradients_reals_##set(const bs_stage *s, int64_t begin, int64_t end);           \
+    void bs_stage_moments_reals_##set(const bs_stage *s, int64_t begin, int64_t end);             \
+    void bs_stage_normalise_reals_##set(const bs_stage *s, int64_t begin, int64_t end,            \
+                                        float clip, float *out, uint32_t *words,                  \
+                                        uint32_t *within);                                        \
+    void bs_stage_products_reals_##set(const bs_stage *s, int64_t begin, int64_t end);            \
     void bs_stage_normalise_##set(const bs_stage *s, int64_t begin, int64_t end, float clip,      \
-                                  float *out, uint32_t *within);                                  \
+                                  float *out, uint32_t *words, uint32_t *within);                 \
     void bs_stage_totals_##set(const bs_stage *s, int64_t begin, int64_t end);
 DECLARE(avx512)
 DECLARE(avx2)
@@ -38,8 +44,12 @@ BS_API int64_t bsk_stage_sums_reals(int64_t backend, int64_t stage, int64_t begi
 BS_API int64_t bsk_stage_gradients_bits(int64_t backend, int64_t stage, int64_t begin, int64_t end);
 BS_API int64_t bsk_stage_gradients_reals(int64_t backend, int64_t stage, int64_t begin,
                                          int64_t end);
+BS_API int64_t bsk_stage_moments_reals(int64_t backend, int64_t stage, int64_t begin, int64_t end);
+BS_API int64_t bsk_stage_normalise_reals(int64_t backend, int64_t stage, int64_t begin, int64_t end,
+                                         float clip, int64_t out, int64_t words, int64_t within);
+BS_API int64_t bsk_stage_products_reals(int64_t backend, int64_t stage, int64_t begin, int64_t end);
 BS_API int64_t bsk_stage_normalise(int64_t backend, int64_t stage, int64_t begin, int64_t end,
-                                   float clip, int64_t out, int64_t within);
+                                   float clip, int64_t out, int64_t words, int64_t within);
 BS_API int64_t bsk_stage_totals(int64_t backend, int64_t stage, int64_t begin, int64_t end);
 
 /* Bytes of scratch memory of every call but the convolution of bits, which has its own too. */
@@ -82,12 +92,36 @@ int64_t bsk_stage_gradients_reals(int64_t backend, int64_t stage, int64_t begin,
     return 0;
 }
 
-/* Pixels [begin, end) of the pooled sums, scaled and shifted: floats, or with `within` signs. */
+/* Moments of the windows of images [begin, end) of reals; no pool. */
+int64_t bsk_stage_moments_reals(int64_t backend, int64_t stage, int64_t begin, int64_t end)
+{
+    CHOOSE(moments_reals, ADDRESS(const bs_stage, stage), begin, end)
+    return 0;
+}
+
+/* Images [begin, end) of reals, convolved, scaled and shifted: what bsk_stage_normalise leaves. */
+int64_t bsk_stage_normalise_reals(int64_t backend, int64_t stage, int64_t begin, int64_t end,
+                                  float clip, int64_t out, int64_t words, int64_t within)
+{
+    CHOOSE(normalise_reals, ADDRESS(const bs_stage, stage), begin, end, clip, ADDRESS(float, out),
+           ADDRESS(uint32_t, words), ADDRESS(uint32_t, within))
+    return 0;
+}
+
+/* Products of windows of reals and gradients within the clip, of images [begin, end); no pool. */
+int64_t bsk_stage_products_reals(int64_t backend, int64_t stage, int64_t begin, int64_t end)
+{
+    CHOOSE(products_reals, ADDRESS(const bs_stage, stage), begin, end)
+    return 0;
+}
+
+/* Pixels [begin, end) of the pooled sums, scaled and shifted: floats, or with `within` signs, as
+ * floats (out), as bits (words) or both. */
 int64_t bsk_stage_normalise(int64_t backend, int64_t stage, int64_t begin, int64_t end, float clip,
-                            int64_t out, int64_t within)
+                            int64_t out, int64_t words, int64_t within)
 {
     CHOOSE(normalise, ADDRESS(const bs_stage, stage), begin, end, clip, ADDRESS(float, out),
-           ADDRESS(uint32_t, within))
+           ADDRESS(uint32_t, words), ADDRESS(uint32_t, within))
     return 0;
 }
 

@@ -6,5 +6,6 @@
 #define STAGE_CALL BS_TARGET_AVX2
 #define NAME(x) bs_stage_##x##_avx2
 #define FMA(a, b, c) ((a) * (b) + (c))
+#define KEEP(bits, x) bs_keep(bits, x)
 #include "stage_calls.h"
 #endif

@@ -2,7 +2,9 @@
 #ifndef BITSPIN_STAGE_CALLS_H
 #define BITSPIN_STAGE_CALLS_H
 
-#include "stage.h"
+#include "stage_bits.h"
+#include "stage_moments.h"
+#include "stage_reals.h"
 
 STAGE_CALL void NAME(sums_bits)(const bs_stage *s, bs_conv *conv, int64_t begin, int64_t end)
 {
@@ -34,10 +36,26 @@ STAGE_CALL void NAME(gradients_reals)(const bs_stage *s, int64_t begin, int64_t 
     bs_gradients_reals(s, begin, end);
 }
 
-STAGE_CALL void NAME(normalise)(const bs_stage *s, int64_t begin, int64_t end, float clip,
-                                float *out, uint32_t *within)
+STAGE_CALL void NAME(moments_reals)(const bs_stage *s, int64_t begin, int64_t end)
 {
-    bs_normalise_pixels(s, begin, end, clip, out, within);
+    bs_moments_reals(s, begin, end);
+}
+
+STAGE_CALL void NAME(normalise_reals)(const bs_stage *s, int64_t begin, int64_t end, float clip,
+                                      float *out, uint32_t *words, uint32_t *within)
+{
+    bs_normalise_reals(s, begin, end, clip, out, words, within);
+}
+
+STAGE_CALL void NAME(products_reals)(const bs_stage *s, int64_t begin, int64_t end)
+{
+    bs_products_reals(s, begin, end);
+}
+
+STAGE_CALL void NAME(normalise)(const bs_stage *s, int64_t begin, int64_t end, float clip,
+                                float *out, uint32_t *words, uint32_t *within)
+{
+    bs_normalise_pixels(s, begin, end, clip, out, words, within);
 }
 
 STAGE_CALL void NAME(totals)(const bs_stage *s, int64_t begin, int64_t end)
