@@ -88,7 +88,18 @@ def export(
     """
     integer_net = net if isinstance(net, IntegerNet) else integerize(net)
     content = write_model(to_model(integer_net, metadata), layout)
-    path = Path(path)
+    replace_file(Path(path), content)
+    return len(content)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, and wait until the disk has it.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; an older file at ``path`` is then untouched.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
@@ -98,4 +109,3 @@ def export(
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-    return len(content)

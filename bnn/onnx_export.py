@@ -5,7 +5,6 @@ the same integers, so any evaluator of the standard is one more twin of the runt
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from torch import nn
 
-from bnn.export import to_model
+from bnn.export import replace_file, to_model
 from bnn.integer import IntegerNet
 from bnn.lowering import integerize
 from bnn.onnx_export_ops import Graph, Node, append_model
@@ -73,13 +72,7 @@ def export_onnx(
     """
     integer_net = net if isinstance(net, IntegerNet) else integerize(net)
     content = onnx_bytes(to_model(integer_net, metadata), integer_net.names)
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    replace_file(Path(path), content)
     return len(content)
 
 

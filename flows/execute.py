@@ -101,7 +101,8 @@ def _describe_cluster(config: ClusterConfig) -> str:
     place = config.address
     if place == "local":
         place = f"a local one with {config.n_cpus or available_cores()} cores"
-    return f"{place}, {config.n_workers} workers for the binary network"
+    workers = "1 worker" if config.n_workers == 1 else f"{config.n_workers} workers"
+    return f"{place}, {workers} for the binary network"
 
 
 def _run_flow(plan: Plan, *, fresh: bool) -> dict[str, Json]:

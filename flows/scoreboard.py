@@ -26,10 +26,14 @@ class Score:
     write: Callable[[float | None], str]
 
 
-def _at(path: str, scale: float = 1.0) -> Callable[[Result], float | None]:
+def _at(path: str) -> Callable[[Result], float | None]:
+    return lambda result: number(result, path)
+
+
+def _minutes_at(path: str) -> Callable[[Result], float | None]:
     def read(result: Result) -> float | None:
-        value = number(result, path)
-        return None if value is None else value / scale
+        seconds = number(result, path)
+        return None if seconds is None else seconds / _MINUTE
 
     return read
 
@@ -56,9 +60,9 @@ SCORES: Final[Mapping[str, Score]] = {
     "class_agreement": Score("  same class as floats", _at("bnn.class_agreement"), percent),
     "n_binary_weights": Score("one-bit weights", _at("bnn.n_binary_weights"), count),
     "model_bytes": Score("bytes of the model file", _at("export.bytes"), count),
-    "minutes": Score("minutes of training", _at("bnn.seconds", _MINUTE), _minutes),
-    "twin_minutes": Score("  of the twin's", _at("bnn.twin_seconds", _MINUTE), _minutes),
-    "total_minutes": Score("  of everything", _at("seconds.total", _MINUTE), _minutes),
+    "minutes": Score("minutes of training", _minutes_at("bnn.seconds"), _minutes),
+    "twin_minutes": Score("  of the twin's", _minutes_at("bnn.twin_seconds"), _minutes),
+    "total_minutes": Score("  of everything", _minutes_at("seconds.total"), _minutes),
     "host_images": Score("images on the host", _at("verify.host_images"), count),
     "host_mismatches": Score("  mismatches", _at("verify.host_mismatches"), count),
     "arm_images": Score("images on ARM", _at("verify.arm_images"), count),

@@ -47,8 +47,10 @@ def lower_norm(context: Context, module: Any, value: Value) -> Value:
     return context.value(value).linked(link)
 
 
-def lower_relu(context: Context, module: nn.Module | None, value: Value, *_: Any) -> Value:
-    """Knee of slope 0."""
+def lower_relu(
+    context: Context, module: nn.Module | None, value: Value, inplace: bool = False
+) -> Value:
+    """Knee of slope 0; whether torch overwrites its input is nothing to the integers."""
     return context.value(value).linked(knee(value.dims[2], 0.0))
 
 

@@ -16,6 +16,7 @@ __all__ = [
     "BiRealResNet",
     "BinaryConvNet",
     "BinaryMLP",
+    "BinaryMLP",
     "BinaryVGG",
     "Classifier",
     "KeywordSpotter",

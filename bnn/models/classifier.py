@@ -65,6 +65,7 @@ class Classifier(nn.Module):
         self.n_classes = n_classes
         self.widths = tuple(widths)
         self.full_precision = full_precision
+        self.quantizer = quantizer
         self.build(Precision(full_precision=full_precision, quantizer=quantizer))
         initialise(self, seed)
 

@@ -24,6 +24,7 @@ def fresh_network(net: Classifier, n_classes: int, seed: int) -> Classifier:
         widths=net.widths,
         seed=seed,
         full_precision=net.full_precision,
+        quantizer=net.quantizer,
     )
     return made.to(device_of(net))
 

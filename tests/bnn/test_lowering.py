@@ -4,6 +4,7 @@ import operator
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import bnn
@@ -67,6 +68,17 @@ class Twice(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([x, self.sign(self.second(self.first(x)))], 1)
+
+
+class Knee(nn.Module):
+    """ReLU as a function, whose ``inplace`` torch.fx records."""
+
+    def __init__(self, inplace: bool) -> None:
+        super().__init__()
+        self.inplace = inplace
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x, inplace=self.inplace)
 
 
 class Row(nn.Module):
@@ -156,6 +168,7 @@ STREAMS = {
         BatchNorm(5),
         *global_head(5),
     ],
+    "functional_relu": [*stem(8), Knee(False), Residual(8), Knee(True), *global_head(8)],
     "padded_average": [*stem(8), nn.AvgPool2d(3, 1, 1), nn.ReLU(), *global_head(8)],
     "two_knees": [*stem(8), nn.PReLU(8), BatchNorm(8), nn.ReLU(), Residual(8), *global_head(8)],
     "int8_on_stream": [

@@ -230,6 +230,14 @@ def test_int8_heads_are_within_half_a_step_and_a_cache_is_refused_by_others(
             load(tmp_path / file, other)
 
 
+def test_a_network_from_scratch_has_the_quantizer_of_its_model() -> None:
+    made = build_model("binary_conv_net", (9, 7, 2), 5, (6, 33), quantizer="approx_sign")
+    fresh = fresh_network(made, 3, seed=9)
+    assert fresh.quantizer == "approx_sign"
+    assert str(fresh.signs) == str(made.signs)
+    assert str(fresh.signs) != str(build_model("binary_conv_net", (9, 7, 2), 5, (6, 33)).signs)
+
+
 def test_one_backbone_on_disk_serves_two_heads(net: Classifier, tmp_path: Path) -> None:
     images = images_of((60, 9, 7, 2), seed=6)
     labels = {"parity": np.arange(60) % 2, "thirds": np.arange(60) % 3}

@@ -226,6 +226,7 @@ def test_figures_stand_side_by_side_with_mean_and_spread(sample_result: dict[str
     assert scores[1]["gap"] == pytest.approx(twin - 0.98)
     assert scores[0]["minutes"] == pytest.approx(sample_result["bnn"]["seconds"] / 60)
     assert scores[0]["model_bytes"] == sample_result["export"]["bytes"]
+    assert isinstance(scores[0]["model_bytes"], int)
     assert all(scores[0][key] is not None for key in SCORES)
     text = printed(scores)
     assert "seed 0" in text

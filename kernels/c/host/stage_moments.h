@@ -11,9 +11,9 @@
 
 #include "stage_reals.h"
 
-/* totals of v v' and, in the last row, of v: moments is (n_terms + 1, n_terms). A row of the image
- * is summed in float32, which is exact for pixels of 8 bits up to 16 products of full scale more
- * than a row of 256 has; rows are summed in float64. */
+/* Add the products v v' of one row of outputs and, below them, the sums of v to products, which is
+ * (n_terms + 1, n) with n = n_terms rounded up to 16. In float32 that is exact for pixels of 8 bits
+ * in rows of up to 258: 258 * 255 * 255 < 2^24. The caller adds rows up in float64. */
 STAGE void bs_moments_row(const bs_stage *s, const float *row, const int64_t *offsets,
                           int64_t n_terms, float *window, float *products)
 {
