@@ -15,12 +15,13 @@ from bnn.layers import (
     BatchNorm,
     BinaryConv2d,
     BinaryLinear,
+    ConvNorm,
     Int8Conv2d,
     Int8Head,
     Sign,
     channels_last,
+    run_stages,
 )
-from bnn.layers.conv_norm import ConvNorm, ConvNormSign, ConvNormSigns
 from kernels import Purpose, uniform
 
 SIZE, N_CLASSES = 28, 10
@@ -75,12 +76,12 @@ class PackedNet(nn.Module):
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
-        stages: list[ConvNorm] = []
+        self.stages, self.signs = nn.ModuleList(), nn.ModuleList()
         for number, (n_in, n_out, pool) in enumerate(CONVOLUTIONS):
             layer = BinaryConv2d if number else Int8Conv2d
             conv = layer(n_in, n_out, kernel=3, padding=1)
-            stages.append(ConvNormSign(conv, n_out, pool=pool))
-        self.stages = ConvNormSigns(*stages)
+            self.stages.append(ConvNorm(conv, n_out, pool=pool))
+            self.signs.append(Sign())
         self.dense = BinaryLinear(N_FLAT, N_DENSE)
         self.dense_norm, self.head_norm = BatchNorm(N_DENSE), BatchNorm(N_CLASSES)
         self.sign = Sign()
@@ -89,7 +90,8 @@ class PackedNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of ``images``, (N, 28, 28, 1), uint8."""
-        x = self.stages(pixels(images).to(self.head.weight.dtype)).flatten(1)
+        x = pixels(images).to(self.head.weight.dtype)
+        x = run_stages(self.stages, self.signs, x).flatten(1)
         x = self.sign(self.dense_norm(self.dense(x)))
         logits: Tensor = self.head_norm(self.head(x))
         return logits

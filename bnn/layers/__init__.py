@@ -15,11 +15,12 @@ from bnn.layers.binary_embedding import BinaryEmbedding
 from bnn.layers.binary_gru import BinaryGRUCell
 from bnn.layers.binary_linear import BinaryLinear
 from bnn.layers.binary_lstm import CELL_LIMIT, BinaryLSTMCell
-from bnn.layers.conv_norm import ConvNorm, ConvNormSign, ConvNormSigns
+from bnn.layers.conv_norm import ConvNorm
 from bnn.layers.int8 import INT8_UNIT, PIXEL_UNIT, Int8Conv2d, Int8Head
 from bnn.layers.real import RealConv1d, RealConv2d, RealLinear
 from bnn.layers.recurrent_layer import Recurrent
 from bnn.layers.sign import Sign
+from bnn.layers.stage_chain import run_stages
 from bnn.layers.token_embedding import TokenEmbedding
 from bnn.layers.unclipped import UnclippedWarning, warn_about_unclipped
 from bnn.layers.windows import Window, channels_last
@@ -40,8 +41,6 @@ __all__ = [
     "BinaryLinear",
     "Border",
     "ConvNorm",
-    "ConvNormSign",
-    "ConvNormSigns",
     "Int8Conv2d",
     "Int8Head",
     "RealConv1d",
@@ -53,5 +52,6 @@ __all__ = [
     "UnclippedWarning",
     "Window",
     "channels_last",
+    "run_stages",
     "warn_about_unclipped",
 ]

@@ -1,9 +1,9 @@
-"""Convolution, max-pool, batch normalisation and sign as one node that saves bits.
+"""Convolution, max-pool and batch normalisation as one node that saves bits.
 
 Training a binary network is bound by memory: between two convolutions stand four tensors of
 floats, all of them saved. Here the sums are made once, statistics on the way, and saved in 16 bits
 with the bits of the input and, with the sign, one more bit per output: whether the gradient passes
-its clip. A chain of stages hands on packed signs.
+its clip (:mod:`bnn.layers.stage_chain`).
 """
 
 import math
@@ -17,7 +17,6 @@ from bnn.layers.batch_norm import BatchNorm
 from bnn.layers.binary_conv2d import BinaryConv2d, check_input
 from bnn.layers.fused_stages import FusedStages, Link
 from bnn.layers.int8 import INT8_UNIT, Int8Conv2d
-from bnn.quantizers import ste_sign
 from kernels.stage import LARGEST_POOL, LARGEST_SUM, Stage, is_compiled
 
 _MOST_REAL_CHANNELS = 4
@@ -53,8 +52,6 @@ class ConvNorm(nn.Module):
         If ``pool`` or ``n_channels`` is not positive.
     """
 
-    _clip: float | None = None
-
     def __init__(self, conv: nn.Module, n_channels: int, *, pool: int = 1) -> None:
         super().__init__()
         if pool < 1:
@@ -84,7 +81,9 @@ class ConvNorm(nn.Module):
         result: Tensor = self.norm(y)
         return result
 
-    def link(self, shape: tuple[int, ...], x: Tensor | None) -> Link | None:
+    def link(
+        self, shape: tuple[int, ...], x: Tensor | None, clip: float | None = None
+    ) -> Link | None:
         """Geometry of the fused node, None where it does not serve.
 
         Parameters
@@ -93,6 +92,8 @@ class ConvNorm(nn.Module):
             Of the input.
         x
             The input; None is packed signs of the stage before.
+        clip
+            Bound of the clipped estimator of the sign that follows; None is no sign.
         """
         conv, norm = self.conv, self.norm
         if not (
@@ -131,7 +132,7 @@ class ConvNorm(nn.Module):
             pool=self.pool,
             border=-1 if getattr(conv, "border", "zero") == "minus_one" else 0,
         )
-        return Link(stage, norm.eps, self._clip, isinstance(conv, BinaryConv2d))
+        return Link(stage, norm.eps, clip, isinstance(conv, BinaryConv2d))
 
     def weights(self, x: Tensor | None) -> Tensor:
         """Weights as the fused node takes them; a look at ``x`` unless it is packed signs."""
@@ -143,99 +144,6 @@ class ConvNorm(nn.Module):
             check_input(x, conv.n_in, n_axes=4)
             conv.inspect(x)
         return conv.factors()[0]
-
-
-class ConvNormSign(ConvNorm):
-    r"""Convolution, max-pool, batch normalisation and sign, as one node of the graph.
-
-    .. math:: z = \operatorname{sign}(y), \qquad \partial y = \partial z \, [|y| \le c]
-
-    with y of :class:`ConvNorm` and the clipped straight-through estimator of
-    :func:`~bnn.quantizers.ste_sign`. One bit per output is saved beside the input's.
-
-    Parameters
-    ----------
-    conv, n_channels, pool
-        As for :class:`ConvNorm`.
-    clip
-        The bound c of the estimator.
-
-    Raises
-    ------
-    ValueError
-        If an argument is not positive.
-    """
-
-    def __init__(
-        self, conv: nn.Module, n_channels: int, *, pool: int = 1, clip: float = 1.0
-    ) -> None:
-        super().__init__(conv, n_channels, pool=pool)
-        if not clip > 0:
-            raise ValueError(f"clip: expected clip > 0, got {clip}")
-        self._clip = clip
-
-    @property
-    def clip(self) -> float:
-        """The bound of the estimator."""
-        assert self._clip is not None
-        return self._clip
-
-    def extra_repr(self) -> str:
-        """Options in the printed form of a network."""
-        return f"{super().extra_repr()}, clip={self.clip}"
-
-    def _composed(self, x: Tensor) -> Tensor:
-        return ste_sign(super()._composed(x), self.clip)
-
-
-class ConvNormSigns(nn.Sequential):
-    """Stages in a row, between which only packed signs are handed on.
-
-    Values and gradients are those of the stages one after the other, which is how they run where
-    one of them cannot take part in the node. Inside a chain the stages' own forward is not called,
-    so their hooks are not either.
-
-    Parameters
-    ----------
-    stages
-        All but the last :class:`ConvNormSign`; the last may be a :class:`ConvNorm`.
-
-    Raises
-    ------
-    ValueError
-        If one is something else.
-    """
-
-    def __init__(self, *stages: ConvNorm) -> None:
-        for number, stage in enumerate(stages):
-            wanted = ConvNorm if number == len(stages) - 1 else ConvNormSign
-            if not isinstance(stage, wanted):
-                raise ValueError(
-                    f"stage {number}: expected a {wanted.__name__}, got {type(stage).__name__}; "
-                    "use nn.Sequential"
-                )
-        super().__init__(*stages)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, C, H, W) to the output of the last stage.
-
-        Raises
-        ------
-        TypeError, ValueError
-            As the stages.
-        """
-        stages = [stage for stage in self if isinstance(stage, ConvNorm)]
-        links: list[Link] = []
-        shape: tuple[int, ...] = tuple(x.shape)
-        for number, stage in enumerate(stages):
-            link = stage.link(shape, None if number else x)
-            if link is None:
-                for module in stages:
-                    x = module(x)
-                return x
-            links.append(link)
-            shape = (shape[0], link.stage.n_out, *link.stage.out_size())
-        return run_fused(stages, links, x) if stages else x
 
 
 def run_fused(stages: Sequence[ConvNorm], links: Sequence[Link], x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import nn
 from bnn import layers, quantizers
 from bnn.hybrid import layers as hybrid_layers
 from bnn.hybrid.partition import PartitionedConv2d
-from bnn.layers.conv_norm import ConvNorm, ConvNormSign
+from bnn.layers.conv_norm import ConvNorm
 from bnn.layers.recurrent_layer import Recurrent
 from bnn.layers.token_embedding import TokenEmbedding
 from bnn.lowering import clips, elementwise, embedding, hybrid, recurrent, transposed, weighted
@@ -33,7 +33,6 @@ LOWERINGS: Final[dict[Any, Callable[..., Any]]] = {
     TokenEmbedding: embedding.lower_token_embedding,
     Recurrent: recurrent.lower_recurrent,
     ConvNorm: weighted.lower_conv_norm,
-    ConvNormSign: weighted.lower_conv_norm_sign,
     layers.Sign: elementwise.lower_sign,
     quantizers.SteSign: elementwise.lower_sign,
     quantizers.ApproxSign: elementwise.lower_sign,

@@ -17,10 +17,10 @@ from bnn.layers import (
     Int8Conv2d,
     Int8Head,
 )
-from bnn.layers.conv_norm import ConvNorm, ConvNormSign
+from bnn.layers.conv_norm import ConvNorm
 from bnn.layers.windows import Window
 from bnn.lowering.context import Context
-from bnn.lowering.elementwise import lower_norm, lower_sign, max_pool
+from bnn.lowering.elementwise import lower_norm, max_pool
 from bnn.lowering.values import Convolution, Label, Value, is_bits
 from kernels import DType, OpCode
 
@@ -75,11 +75,6 @@ def lower_conv_norm(context: Context, layer: ConvNorm, value: Value) -> Value:
     if layer.pool > 1:
         value = max_pool(context, value, (layer.pool,) * 2, (layer.pool,) * 2, (0, 0))
     return context.value(lower_norm(_part(context, "norm"), layer.norm, value))
-
-
-def lower_conv_norm_sign(context: Context, layer: ConvNormSign, value: Value) -> Value:
-    """The four modules in a row."""
-    return lower_sign(context, None, lower_conv_norm(context, layer, value))
 
 
 def _part(context: Context, name: str) -> Context:

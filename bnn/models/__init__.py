@@ -16,7 +16,6 @@ __all__ = [
     "BiRealResNet",
     "BinaryConvNet",
     "BinaryMLP",
-    "BinaryMLP",
     "BinaryVGG",
     "Classifier",
     "KeywordSpotter",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from bnn.layers import ConvNorm
+from bnn.layers import ConvNorm, run_stages
 from bnn.models.classifier import Classifier
 from bnn.models.extent import Window
 from bnn.models.precision import Precision
@@ -81,9 +81,7 @@ class BinaryConvNet(Classifier):
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits, shape (N, n_classes), of the output of :meth:`pixels`."""
-        for stage, sign in zip(self.stages, self.signs, strict=True):
-            x = sign(stage(x))
-        return self.logits_of(x)
+        return self.logits_of(run_stages(self.stages, self.signs, x))
 
     def activations(self, images: Tensor) -> list[Tensor]:
         """Compute the outputs of all stages for ``images``, (N, H, W, C), each (N, C, H, W)."""

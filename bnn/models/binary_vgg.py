@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from bnn.layers import run_stages
 from bnn.models.classifier import Classifier
 from bnn.models.extent import Extent, Window, keep_extent
 from bnn.models.precision import Precision
@@ -48,9 +49,7 @@ class BinaryVGG(Classifier):
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits, shape (N, n_classes), of the output of :meth:`pixels`."""
-        for conv, sign in zip(self.convs, self.signs, strict=True):
-            x = sign(conv(x))
-        logits: Tensor = self.head(x)
+        logits: Tensor = self.head(run_stages(self.convs, self.signs, x))
         return logits.flatten(1)
 
     def _append(
