@@ -77,7 +77,7 @@ _RECIPES = (
         split="stratified",
         model="binary_mlp",
         widths=(256, 256),
-        training=TrainConfig(epochs=60, learning_rate=0.005, shift_pixels=1),
+        training=TrainConfig(epochs=40, learning_rate=0.005),
     ),
     Recipe(
         name="fashion-mlp",
