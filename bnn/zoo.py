@@ -5,7 +5,7 @@ and its full-precision twin, exports the integers and verifies them. ``expected_
 in from such runs only; None says that nobody has measured it yet.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from bnn.training import TrainConfig
@@ -61,13 +61,7 @@ _RESIDUAL = TrainConfig(
 )
 """Networks with a real-valued stream take large steps: at 5 epochs 0.02 is better than 0.005 by a
 point. Clothes may be mirrored; the twin's doubts teach the rest."""
-_CHAIN = TrainConfig(
-    epochs=20,
-    learning_rate=0.005,
-    distillation_weight=0.5,
-    distillation_temperature=2.0,
-    horizontal_flip=True,
-)
+_CHAIN = replace(_RESIDUAL, epochs=20, learning_rate=0.005)
 """Networks whose stages hand on bits alone: at 0.02 the logits of the first epochs run away."""
 
 _RECIPES = (
