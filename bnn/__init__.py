@@ -26,6 +26,7 @@ from bnn.quantizers import (
 )
 from bnn.summary import LayerSummary, Summary, summary
 from bnn.training import (
+    NotFiniteError,
     StepInfo,
     TrainConfig,
     Trainer,
@@ -50,6 +51,7 @@ __all__ = [
     "LayerAgreement",
     "LayerSummary",
     "ModuleClassifier",
+    "NotFiniteError",
     "Recipe",
     "Runtime",
     "StepInfo",

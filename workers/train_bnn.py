@@ -153,15 +153,18 @@ def _teacher(context: RunContext, part: str) -> Classifier | None:
 
 
 def _train_in_group(context: RunContext, part: str, full_precision: bool, n_workers: int) -> None:
-    """Train as a Ray Train group; Ray restarts it when a worker dies, checkpoints are ours."""
+    """Train as a Ray Train group; Ray restarts it when a worker dies, checkpoints are ours.
+
+    A training that is not finite is no worker's death: it would come to the same again.
+    """
     import ray
     from ray.train import FailureConfig, ScalingConfig
     from ray.train import RunConfig as GroupConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     storage = context.run_dir / "ray_train" / f"{part}-{uuid.uuid4().hex}"
-    TorchTrainer(
-        _work_in_group,
+    done = TorchTrainer(
+        _work_in_group,  # type: ignore[arg-type]  # Ray types the older one, without a result
         train_loop_config={
             "context": ray.put(context),
             "part": part,
@@ -180,10 +183,13 @@ def _train_in_group(context: RunContext, part: str, full_precision: bool, n_work
         ),
     ).fit()
     shutil.rmtree(storage, ignore_errors=True)
+    not_finite: str | None = done.return_value  # type: ignore[attr-defined]  # as above
+    if not_finite is not None:
+        raise bnn.NotFiniteError(not_finite)
 
 
-def _work_in_group(job: dict[str, Any]) -> None:
-    """What each worker of a group does."""
+def _work_in_group(job: dict[str, Any]) -> str | None:
+    """What each worker of a group does; returns what was not finite, the same on all."""
     import ray
     import torch.distributed as group
 
@@ -205,12 +211,16 @@ def _work_in_group(job: dict[str, Any]) -> None:
         group.broadcast_object_list(found, src=0)
         return found[0]
 
-    _train(
-        context,
-        job["part"],
-        job["full_precision"],
-        rank=rank,
-        n_workers=n_workers,
-        gather=gather,
-        agree=agree,
-    )
+    try:
+        _train(
+            context,
+            job["part"],
+            job["full_precision"],
+            rank=rank,
+            n_workers=n_workers,
+            gather=gather,
+            agree=agree,
+        )
+    except bnn.NotFiniteError as error:
+        return str(error)
+    return None

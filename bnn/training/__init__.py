@@ -1,6 +1,7 @@
 """Training by logical shards: the same bytes on any number of workers."""
 
 from bnn.training.config import TrainConfig, recommended_epochs
+from bnn.training.diagnosis import NotFiniteError
 from bnn.training.distillation import distillation_loss
 from bnn.training.fitting import fit
 from bnn.training.objectives import OBJECTIVES
@@ -13,6 +14,7 @@ __all__ = [
     "OBJECTIVES",
     "SCHEDULES",
     "Gather",
+    "NotFiniteError",
     "StepInfo",
     "TrainConfig",
     "Trainer",

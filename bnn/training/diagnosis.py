@@ -10,6 +10,10 @@ from bnn.training.inventory import Inventory
 from bnn.training.shards import BatchTotals
 
 
+class NotFiniteError(RuntimeError):
+    """A loss, gradient, statistic or weight is NaN or infinite: the training cannot go on."""
+
+
 def is_finite(x: Tensor) -> bool:
     """Whether ``x`` has no NaN, no infinity, and squares whose sum is in range; one pass.
 

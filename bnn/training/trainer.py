@@ -22,7 +22,12 @@ from bnn.training.averaging import WeightAverage
 from bnn.training.budget import seconds_per_step, stand_in_images, steps_within
 from bnn.training.checks import check_counters, check_data, check_tensors, check_workers
 from bnn.training.config import TrainConfig
-from bnn.training.diagnosis import first_bad_output, first_bad_sum, is_finite
+from bnn.training.diagnosis import (
+    NotFiniteError,
+    first_bad_output,
+    first_bad_sum,
+    is_finite,
+)
 from bnn.training.distillation import check_teacher, distillation_loss
 from bnn.training.inventory import Inventory
 from bnn.training.objectives import class_weights, objective
@@ -160,9 +165,11 @@ class Trainer:
         ------
         ValueError
             If the data are not those of ``n_samples``, or ``gather`` returned another shape.
+        NotFiniteError
+            If a weight, the loss, a gradient or a statistic is not finite; nothing was changed, and
+            the message, the same on every worker, names the first parameter or module.
         RuntimeError
-            If the training is complete, or a weight, the loss, a gradient or a statistic is not
-            finite; then nothing was changed, and the message names the first parameter or module.
+            If the training is complete.
         """
         if self.step >= self.n_steps:
             raise RuntimeError(f"step: all {self.n_steps} steps are done; raise epochs for more")
@@ -172,7 +179,7 @@ class Trainer:
         total = self._total_row(images, labels)
         sums = take_apart(total, self._inventory.n_parameters)
         if not (is_finite(total) and self._weights_are_finite()):
-            raise RuntimeError(self._diagnosis(sums, images, rate))
+            raise NotFiniteError(self._diagnosis(sums, images, rate))
         flips = self._move(sums, rate)
         self.step += 1
         latent = self._inventory.latent
@@ -375,8 +382,9 @@ class Trainer:
         what, where = first_bad_sum(sums, self._inventory)
         if not math.isfinite(sums.loss):
             if what != "weights":  # a bad loss makes all gradients bad: look where it comes from
-                found = (first_bad_output(self.net, self._batch(s, images)) for s in self._shards)
-                where = next(filter(None, found), "none of the modules, for this worker's shards")
+                shards = range(self.config.n_shards)  # of all workers, who say the same then
+                found = (first_bad_output(self.net, self._batch(s, images)) for s in shards)
+                where = next(filter(None, found), "none of the modules as they are evaluated")
             what = "loss"
         return (
             f"{what}: not finite at step {self.step}; lower learning_rate ({rate:.3g}); "

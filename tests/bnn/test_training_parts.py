@@ -16,6 +16,7 @@ from bnn.training import OBJECTIVES, TrainConfig, Trainer, distillation_loss
 from bnn.training.augmentation import TRANSFORMS, augment, below
 from bnn.training.averaging import WeightAverage
 from bnn.training.budget import seconds_per_step, stand_in_images, steps_within
+from bnn.training.diagnosis import NotFiniteError
 from bnn.training.objectives import class_weights, objective
 from bnn.training.schedules import scheduled_rate
 from bnn.training.two_step import RealWeights, real_weights, steps_with_real_weights
@@ -431,7 +432,7 @@ def test_what_is_not_finite_stops_at_the_step_and_changes_nothing(
     else:
         net.stages[1].register_forward_hook(_spoil_variance)
     before = trainer.state()
-    with pytest.raises(RuntimeError, match=message):
+    with pytest.raises(NotFiniteError, match=message):
         trainer.train_step(*data)
     after = trainer.state()
     assert after[1] == before[1]
@@ -447,19 +448,22 @@ def test_all_workers_stop_at_a_loss_that_refuses_bad_logits(
     data: tuple[np.ndarray, np.ndarray],
 ) -> None:
     """A worker that raised before the gathering would leave the others waiting."""
-    net = small_net()
-    net.head.bias.data[0] = math.inf
-    gathered = []
+    config = TrainConfig(batch_size=8, n_shards=2, loss="squared_hinge")
+    gathered, said = [], []
 
     def gather(local: torch.Tensor) -> torch.Tensor:
         gathered.append(len(local))
         return torch.cat([local, local])
 
-    config = TrainConfig(batch_size=8, n_shards=2, loss="squared_hinge")
-    trainer = Trainer(net, config, N_SAMPLES, n_workers=2, gather=gather)
-    with pytest.raises(RuntimeError, match="loss: not finite at step 0"):
-        trainer.train_step(*data)
-    assert gathered == [1]
+    for rank in (0, 1):
+        net = small_net()
+        net.head.bias.data[0] = math.inf
+        trainer = Trainer(net, config, N_SAMPLES, rank=rank, n_workers=2, gather=gather)
+        with pytest.raises(NotFiniteError, match=r"at step 0; .*; first in head") as e:
+            trainer.train_step(*data)
+        said.append(str(e.value))
+    assert gathered == [1, 1]
+    assert said[0] == said[1]
 
 
 def test_frozen_parameters_stay(data: tuple[np.ndarray, np.ndarray]) -> None:
