@@ -36,6 +36,10 @@ _MAX_CHECKED: Final = 1 << 22
 """Accumulators of all channels up to which every one is checked; sums of ±1 always are."""
 
 
+MAX_DEVIATIONS: Final = 1024.0
+"""Beyond which a normalised value in an integer stream saturates."""
+
+
 class PointTooFine(ValueError):
     """A number of the integer network would leave its integer type at this binary point."""
 
@@ -64,6 +68,11 @@ class Affine:
     def offset(self) -> Floats:
         """Value at 0."""
         return self.beta - self.mean * self.slope
+
+
+@dataclass(frozen=True, eq=False)
+class Normalisation(Affine):
+    """Affine link of running statistics: sigma is what the values before it deviate by."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +126,7 @@ def knee(n_channels: int, slope: Any) -> Knee:
     return Knee(_per_channel(slope, n_channels))
 
 
-def normalisation(norm: Any) -> Affine:
+def normalisation(norm: Any) -> Normalisation:
     """Link of a normalisation in evaluation mode.
 
     Parameters
@@ -140,7 +149,8 @@ def normalisation(norm: Any) -> Affine:
     if (var + norm.eps <= 0).any():
         raise ValueError(f"expected positive variances, got {var.min()} with eps {norm.eps}")
     sigma = np.sqrt(var + norm.eps)
-    return affine(len(mean), mean=mean, sigma=sigma, gamma=gamma, beta=beta)
+    values = (mean, sigma, gamma, beta)
+    return Normalisation(*(_per_channel(each, len(mean)) for each in values))
 
 
 def evaluate(chain: Iterable[Link], x: Floats) -> Floats:
@@ -172,6 +182,40 @@ def value_range(chain: Iterable[Link], low: Floats, high: Floats) -> tuple[Float
             ends = np.concatenate([ends, np.where((low < 0) & (high > 0), 0.0, ends[0])[None]])
         low, high = ends.min(axis=0), ends.max(axis=0)
     return low, high
+
+
+def saturated(chain: Iterable[Link], low: Floats, high: Floats) -> Chain:
+    r"""Clip each normalisation that can leave ``MAX_DEVIATIONS`` of its channel to them.
+
+    .. math:: \beta - k |\gamma| \le y \le \beta + k |\gamma|
+
+    A channel that is constant over the training data, such as a dead ReLU, has a deviation near 0,
+    so that its worst case would take all digits of a residual stream. Values that any data come
+    near are left as they are; a chain that ends in a sign needs no bound and is never given here.
+
+    Parameters
+    ----------
+    chain
+        Links of C channels.
+    low, high
+        Least and greatest value before the chain, each shape (C,).
+    """
+    links: list[Link] = []
+    for link in chain:
+        links.append(link)
+        low, high = value_range((link,), low, high)
+        if not isinstance(link, Normalisation):
+            continue
+        reach = MAX_DEVIATIONS * np.abs(link.gamma)
+        least, greatest = link.beta - reach, link.beta + reach
+        n = len(reach)
+        if (high > greatest).any():  # min(y, b) = b - max(b - y, 0)
+            links += [affine(n, gamma=-1.0, beta=greatest), knee(n, 0.0)]
+            links.append(affine(n, gamma=-1.0, beta=greatest))
+        if (low < least).any():  # max(y, a) = a + max(y - a, 0)
+            links += [affine(n, mean=least), knee(n, 0.0), affine(n, beta=least)]
+        low, high = np.clip(low, least, greatest), np.clip(high, least, greatest)
+    return tuple(links)
 
 
 def fold_sign(

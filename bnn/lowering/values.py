@@ -22,6 +22,7 @@ from bnn.folding import (
     fold_sign,
     is_monotone,
     n_knees,
+    saturated,
     value_range,
 )
 from bnn.lowering.program import Program
@@ -159,12 +160,23 @@ def bounds(program: Program, value: Value) -> tuple[Integers, Integers, int]:
     return np.full(n, low), np.full(n, high), spacing
 
 
+def saturating(program: Program, value: Value) -> Value:
+    """``value`` as a stream holds it: no normalisation beyond its greatest deviation."""
+    return replace(value, chain=saturated(value.chain, *_source_range(program, value)))
+
+
 def float_range(program: Program, value: Value) -> float:
-    """Greatest magnitude that a value can have."""
+    """Greatest magnitude that a value can have in a stream."""
+    value = saturating(program, value)
+    least, greatest = value_range(value.chain, *_source_range(program, value))
+    return float(max(np.abs(least).max(), np.abs(greatest).max()))
+
+
+def _source_range(program: Program, value: Value) -> tuple[Floats, Floats]:
+    """Least and greatest value before the chain, each shape (C,)."""
     low, high, _ = bounds(program, value)
     ends = np.stack([low * value.unit, high * value.unit])
-    least, greatest = value_range(value.chain, ends.min(axis=0), ends.max(axis=0))
-    return float(max(np.abs(least).max(), np.abs(greatest).max()))
+    return ends.min(axis=0), ends.max(axis=0)
 
 
 def as_tensor(program: Program, value: Value) -> tuple[Value, int]:
@@ -216,7 +228,7 @@ def as_sign(program: Program, value: Value) -> Value:
 
 def as_stream(program: Program, value: Value, point: int) -> Value:
     """Int32 tensor with ``point`` binary digits after the point."""
-    value, tensor = as_tensor(program, value)
+    value, tensor = as_tensor(program, saturating(program, value))
     while value.chain or not _is_stream(program, value, tensor, point):
         head, value = _split(value)
         low, high, _ = bounds(program, head)
@@ -247,8 +259,9 @@ def average(
     padding: tuple[int, int],
 ) -> Value:
     """Mean of every window, a stream; what is outside counts as 0."""
-    is_affine = all(isinstance(link, Affine) for link in value.chain)
-    if not is_affine or (value.chain and any(padding)):
+    chain = saturating(program, value).chain
+    is_affine = all(isinstance(link, Affine) for link in chain)
+    if not is_affine or (chain and any(padding)):
         value = as_stream(program, value, point)
     value, tensor = as_tensor(program, value)
     low, high, _ = bounds(program, value)

@@ -4,6 +4,7 @@ import torch
 
 import bnn
 from bnn.folding import (
+    Normalisation,
     PointTooFine,
     affine,
     evaluate,
@@ -12,6 +13,7 @@ from bnn.folding import (
     fold_sign,
     knee,
     normalisation,
+    saturated,
 )
 from bnn.layers import BatchNorm, Int8Conv2d
 from kernels import OpCode
@@ -196,6 +198,27 @@ def test_scales_are_the_chain_to_half_a_unit(seed: int) -> None:
     assert np.abs(found - expected).max() <= 0.5 + (k + 1) * 0.5 * 2.0**-scaling.shift + 1e-6
     assert scaling.shift > 10
     assert scaling.multiplier.shape == (3, n)
+
+
+def test_only_normalisations_beyond_1024_deviations_saturate() -> None:
+    n = 4
+    mean, beta = np.array([0.0, 1.0, 0.0, 0.0]), np.array([0.5, 0.0, -1.0, 2.0])
+    sigma, gamma = np.array([1e-3, 1e-3, 1.0, 1e-3]), np.array([2.0, -2.0, 3.0, 0.0])
+    chain = (knee(n, 0.0), Normalisation(mean, sigma, gamma, beta), knee(n, 0.5))
+    low, high = np.full(n, -7.0), np.full(n, 9.0)
+    x = np.linspace(low, high, 1001)
+    exact = evaluate(chain[:2], x)
+    assert (np.abs(exact - beta) > 1024 * np.abs(gamma)).any(axis=0).tolist() == [
+        *(True, True),
+        *(False, False),
+    ]
+    bound = 1024 * np.abs(gamma)
+    expected = chain[2](np.clip(exact, beta - bound, beta + bound))
+    np.testing.assert_allclose(evaluate(saturated(chain, low, high), x), expected, atol=1e-9)
+    # Affine links of other modules have no deviations to leave, and what stays inside is as it was.
+    shift = (affine(n, sigma=1e-3, gamma=2.0),)
+    assert saturated(shift, low, high) == shift
+    assert saturated(chain, low * 1e-3, high * 0.1e-3) == chain
 
 
 def test_a_window_is_divided_out() -> None:

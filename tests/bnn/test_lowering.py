@@ -20,6 +20,7 @@ from bnn.layers import (
     Sign,
 )
 from bnn.lowering.table import LOWERINGS
+from bnn.models import build_model
 from bnn.quantizers import QUANTIZER_MODULES, QUANTIZERS, MagnitudeAware, RPReLU, RSign
 from kernels import OpCode
 from tests.bnn.integer_twins import assert_twins_agree, images_of, randomise
@@ -346,6 +347,44 @@ def test_a_stream_beyond_int32_names_the_layer() -> None:
     net[2].norm.bias.data[0] = 1e9
     with pytest.raises(ValueError, match=r"2\.norm: .*expected"):
         bnn.integerize(net, input_shape=SHAPE)
+
+
+def test_a_dead_channel_does_not_take_the_digits_of_the_stream() -> None:
+    """A ReLU that never fired in training has no variance: it saturates if it ever does."""
+    net = build_model("quicknet", SHAPE, 5, (16, 16, 32), seed=1).eval()
+    randomise(net, seed=3)
+    alive = bnn.integerize(net)
+    norm = net.blocks[1].norm
+    with torch.no_grad():
+        norm.running_mean[3], norm.running_var[3] = 0.0, 1e-45
+        norm.weight[3], norm.bias[3], norm.eps = 4.0, 0.25, 1e-9
+    integer_net = bnn.integerize(net)
+    # Without saturation 2 * 144 * 4 / sqrt(1e-9) = 36 million would leave the head no digit at all.
+    assert finest_of_head(integer_net) <= 2**5 * finest_of_head(alive)
+    images = images_of(SHAPE, 30)
+    assert_twins_agree(integer_net, images)
+    reach = 1024 * norm.weight.detach().abs()[:, None, None]
+    middle = norm.bias.detach()[:, None, None]
+    n_beyond = []
+
+    def saturate(module: nn.Module, inputs: object, out: Tensor) -> Tensor:
+        n_beyond.append(int(((out - middle).abs() > reach).sum()))
+        return out.clamp(middle - reach, middle + reach)
+
+    handle = norm.register_forward_hook(saturate)
+    with torch.no_grad():
+        expected = net(torch.from_numpy(images)).numpy()
+    handle.remove()
+    found = integer_net(images) * integer_net.output_scale
+    assert sum(n_beyond) > 0
+    # One bit that rounds otherwise in front of the channel decides whether it fires at a position.
+    is_near = np.abs(found - expected).max(axis=1) < 1e-3 * np.abs(expected).max()
+    assert is_near.mean() >= 0.8
+
+
+def finest_of_head(integer_net: bnn.IntegerNet) -> float:
+    """Unit of the stream that the head reads."""
+    return min(output.unit for output in integer_net.outputs[-2:-1] if output)
 
 
 def test_a_missing_input_shape_is_asked_for() -> None:
