@@ -14,12 +14,19 @@ DEVICES: Final = ("cpu", "cuda")
 """What a configuration may name."""
 GPU_STEPS: Final = ("train_bnn", "train_twin", "train_rbm")
 """Steps whose work is done on ``RunConfig.device``; all others are small or exact in float64."""
+GROUP_STEPS: Final = ("train_bnn", "train_twin")
+"""Steps that ``cluster.n_workers`` workers share, if it is more than one."""
+
+
+def is_launcher(name: str, config: "RunConfig") -> bool:
+    """Whether the task of a step only starts a group and waits for it."""
+    return name in GROUP_STEPS and config.cluster.n_workers > 1
 
 
 def gpus_of_step(name: str, config: "RunConfig") -> int:
     """GPUs that Ray reserves for the task of a step; a group's workers have their own."""
-    in_group = name == "train_bnn" and config.cluster.n_workers > 1
-    return int(config.device == "cuda" and name in GPU_STEPS and not in_group)
+    is_own = config.device == "cuda" and name in GPU_STEPS
+    return int(is_own and not is_launcher(name, config))
 
 
 def check_device(config: "RunConfig") -> None:

@@ -54,7 +54,8 @@ class ClusterConfig:
     address: str = "local"
     """"local" starts a cluster of this machine's cores; else "host:port" or "ray://host:port"."""
     n_workers: int = 1
-    """Workers that share the binary network's logical shards."""
+    """Workers that share the logical shards of the classifier and its twin; `train bnn` takes all
+    cores of a local cluster if it is not given."""
     n_cpus: int | None = None
     """Cores of a local cluster; all that this process may use if not given."""
 
@@ -251,11 +252,11 @@ def start_step(name: str, context_ref: Any, config: "RunConfig") -> Any:
     """
     import ray
 
-    from workers.device import gpus_of_step
+    from workers.device import gpus_of_step, is_launcher
     from workers.steps import STEPS, do_step
 
     # A group's launcher only waits; its workers hold the cores.
-    n_cpus = 0 if name == "train_bnn" and config.cluster.n_workers > 1 else 1
+    n_cpus = 0 if is_launcher(name, config) else 1
     n_gpus = gpus_of_step(name, config)
     remote = ray.remote(num_cpus=n_cpus, num_gpus=n_gpus, max_retries=_MAX_RETRIES)(do_step)
     return remote.options(name=STEPS[name].title).remote(name, context_ref)
