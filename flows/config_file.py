@@ -5,12 +5,14 @@ import difflib
 import tomllib
 import typing
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
 from flows.recipes import recipe_tree
 from workers.config import RunConfig
+from workers.runtime import available_cores
 from workers.storage import Json
 
 _LENGTHS = ("epochs", "steps", "minutes")
@@ -50,7 +52,24 @@ def load_config(path: Path | None, settings: Iterable[str]) -> RunConfig:
             tree = _laid_over(_without_length(recipe_tree(recipe), tree), tree)
         except ValueError as error:
             raise ConfigError(str(error)) from None
-    return validate(tree)
+    config = validate(tree)
+    is_given = "n_workers" in _section(tree, "cluster")
+    return config if is_given or config.job != "bnn" else on_all_cores(config)
+
+
+def on_all_cores(config: RunConfig) -> RunConfig:
+    """Let as many workers train the classifier as a local cluster has cores for.
+
+    Without distillation its twin is trained at the same time and gets half of them. No result
+    depends on it.
+    """
+    if config.cluster.address != "local" or config.device != "cpu":
+        return config
+    cores = config.cluster.n_cpus or available_cores()
+    n_trainings = 1 if config.bnn.distillation_weight > 0 else 2
+    n_workers = cores // (n_trainings * config.threads_per_worker)
+    cluster = replace(config.cluster, n_workers=max(1, min(n_workers, config.bnn.n_shards)))
+    return replace(config, cluster=cluster)
 
 
 def validate(tree: Mapping[str, Json]) -> RunConfig:
@@ -87,11 +106,17 @@ def _read(path: Path) -> Tree:
 
 def _without_length(recipe: Tree, tree: Tree) -> Tree:
     """Forget how long a recipe trains where ``tree`` says it in another unit."""
-    own, asked = recipe["bnn"], tree.get("bnn")
+    own = recipe["bnn"]
     assert isinstance(own, dict)
-    if not isinstance(asked, dict) or asked.keys().isdisjoint(_LENGTHS):
+    if _section(tree, "bnn").keys().isdisjoint(_LENGTHS):
         return recipe
     return {**recipe, "bnn": {name: v for name, v in own.items() if name not in _LENGTHS}}
+
+
+def _section(tree: Tree, name: str) -> Tree:
+    """What a configuration says in a section, if it has it."""
+    section = tree.get(name)
+    return section if isinstance(section, dict) else {}
 
 
 def _laid_over(base: Tree, tree: Tree) -> Tree:

@@ -50,3 +50,29 @@ def test_the_canonical_form_leaves_out_where_to_run() -> None:
     assert one == canonical(load_config(None, []))
     assert "cluster" not in one
     assert one != canonical(load_config(None, ["rbm.seed=1"]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "n_workers"),
+    [
+        ([], 4),  # n_shards
+        (["bnn.distillation_weight=0"], 3),  # the twin trains beside it
+        (["bnn.n_shards=2"], 2),
+        (["threads_per_worker=4"], 1),
+        (["cluster.n_cpus=3"], 3),
+        (["cluster.n_cpus=1", "bnn.distillation_weight=0"], 1),
+        (["cluster.n_workers=2"], 2),
+        (["cluster.address=127.0.0.1:6379"], 1),  # whose cores are not known yet
+        (["device=cuda"], 1),  # one GPU per worker
+    ],
+)
+def test_a_classifier_alone_is_trained_on_all_cores(
+    monkeypatch: pytest.MonkeyPatch, settings: list[str], n_workers: int
+) -> None:
+    monkeypatch.setattr("flows.config_file.available_cores", lambda: 7)
+    common = ["bnn.n_shards=4", "bnn.distillation_weight=0.5", *settings]
+    alone = load_config(None, ['job="bnn"', *common])
+    assert alone.cluster.n_workers == n_workers
+    everything = load_config(None, common)
+    assert everything.cluster.n_workers == (2 if "cluster.n_workers=2" in settings else 1)
+    assert canonical(alone) == canonical(everything) | {"job": "bnn"}
