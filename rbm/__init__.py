@@ -1,16 +1,21 @@
 """Boltzmann machines: restricted, fully visible, transductive and quantum; knows no cluster."""
 
-from rbm import models, quantum, samplers, tasks
+from rbm import models, quantum, samplers, tasks, units
 from rbm.learning import PCDConfig, StepInfo, Trainer, fit, recommended_epochs
-from rbm.models import RBM, BoltzmannMachine, TBMConfig, TransductiveBoltzmannMachine, fit_tbm
-from rbm.partition import (
+from rbm.likelihood import (
     LogLikelihood,
-    LogPartition,
-    ais_log_partition,
-    base_rate_bias,
-    exact_log_partition,
+    LowerBound,
+    UnreliableLogLikelihood,
     independent_log_likelihood,
     log_likelihood,
+    reverse_log_likelihood,
+)
+from rbm.models import RBM, BoltzmannMachine, TBMConfig, TransductiveBoltzmannMachine, fit_tbm
+from rbm.partition import (
+    LogPartition,
+    UnreliableLogPartition,
+    ais_log_partition,
+    exact_log_partition,
 )
 from rbm.quantum import QBMConfig, QuantumBoltzmannMachine
 
@@ -19,6 +24,7 @@ __all__ = [
     "BoltzmannMachine",
     "LogLikelihood",
     "LogPartition",
+    "LowerBound",
     "PCDConfig",
     "QBMConfig",
     "QuantumBoltzmannMachine",
@@ -26,8 +32,9 @@ __all__ = [
     "TBMConfig",
     "Trainer",
     "TransductiveBoltzmannMachine",
+    "UnreliableLogLikelihood",
+    "UnreliableLogPartition",
     "ais_log_partition",
-    "base_rate_bias",
     "exact_log_partition",
     "fit",
     "fit_tbm",
@@ -36,6 +43,8 @@ __all__ = [
     "models",
     "quantum",
     "recommended_epochs",
+    "reverse_log_likelihood",
     "samplers",
     "tasks",
+    "units",
 ]

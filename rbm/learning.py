@@ -16,10 +16,10 @@ from torch import Tensor
 
 from kernels.philox import Purpose, permutation, uniform
 from rbm.gradients import Gradient, gradient
-from rbm.models.rbm import RBM, softplus
-from rbm.partition import base_rate_bias
+from rbm.models.rbm import RBM
 from rbm.samplers import gibbs
 from rbm.samplers.gibbs import GibbsState
+from rbm.units import BERNOULLI, SPIN, softplus
 
 # Updates that the epoch rule aims at, and the least number of passes over the data.
 _N_UPDATES = 6_000
@@ -116,8 +116,9 @@ class StepInfo(NamedTuple):
     """Number of the pass over the data, from 0."""
     learning_rate: float
     """Of this update."""
-    pseudo_log_likelihood: float
-    """Stochastic estimate on the batch, nats per row: n_visible * log p(v_i | v_rest), random i."""
+    pseudo_log_likelihood: float | None
+    """Stochastic estimate on the batch, nats per row: n_visible * log p(v_i | v_rest), random i;
+    None for units that are neither bits nor spins."""
     free_energy_gap: float
     """Mean F(chains) - mean F(batch), nats; far from 0 for long means chains that do not follow."""
 
@@ -150,13 +151,15 @@ class Trainer:
         self.n_steps = self.steps_per_epoch * config.n_epochs(n_samples)
         self._step = 0
         self._visible_offset = torch.zeros_like(machine.visible_bias)
-        self._hidden_offset = torch.full_like(machine.hidden_bias, 0.5 if config.centred else 0.0)
+        self._hidden_offset = torch.zeros_like(machine.hidden_bias)
+        if config.centred:
+            without_field = machine.units[1].conditional(self._hidden_offset).mean
+            self._hidden_offset = machine.units[1].statistics(without_field)
         n_chains = config.n_chains
         if config.method == "cd":
             n_chains = min(config.batch_size, n_samples)
         self._chains = GibbsState(
-            machine.weights.new_zeros(n_chains, machine.n_visible),
-            machine.weights.new_zeros(n_chains, machine.n_hidden),
+            tuple(machine.weights.new_zeros(n_chains, size) for size in machine.layer_sizes),
             torch.arange(n_chains),
             0,
         )
@@ -194,14 +197,14 @@ class Trainer:
         rate = self.config.learning_rate * (1.0 - self._step / self.n_steps)
         batch = self._batch(visible)
         field = self.machine.hidden_field(batch)
-        p_hidden = torch.sigmoid(field)
-        self._chains, p_hidden_model = self._negative_phase(batch)
-        model = (self._chains.visible, p_hidden_model)
+        data = self._statistics(batch, self.machine.units[1].conditional(field).mean)
+        self._chains, hidden_model = self._negative_phase(batch)
+        model = self._statistics(self._chains.visible, hidden_model)
         info = self._info(batch, field, self._chains.visible, rate)
         if self.config.centred:
-            self._hidden_offset.lerp_(p_hidden.mean(dim=0), self.config.hidden_offset_rate)
+            self._hidden_offset.lerp_(data[1].mean(dim=0), self.config.hidden_offset_rate)
         offsets = (self._visible_offset, self._hidden_offset)
-        self._update(gradient((batch, p_hidden), model, offsets), rate)
+        self._update(gradient(data, model, offsets), rate)
         self._step += 1
         return info
 
@@ -254,7 +257,7 @@ class Trainer:
             for name in ("visible_offset", "hidden_offset", "chain_visible", "chain_hidden")
         )
         chains = torch.arange(visible.shape[0])
-        self._chains = GibbsState(visible, hidden, chains, numbers["sweep"])
+        self._chains = GibbsState((visible, hidden), chains, numbers["sweep"])
 
     def _identity(self) -> dict[str, int]:
         """Counters that must agree between the training that stopped and the one that goes on."""
@@ -275,14 +278,17 @@ class Trainer:
 
     def _start(self, visible: Tensor) -> None:
         """Take base rates and offsets from the data, and draw the first chains."""
-        p_on = visible.to(self.machine.dtype).mean(dim=0).to(self.machine.weights.device)
+        machine, rows = self.machine, visible.to(self.machine.weights)
+        machine.check_visible(rows)
+        bias = machine.base_bias(rows)
         if self.config.base_rate_start:
-            self.machine.visible_bias.copy_(base_rate_bias(visible))
+            machine.visible_bias.copy_(bias)
         if self.config.centred:
-            self._visible_offset = p_on
+            self._visible_offset = machine.units[0].statistics(rows).mean(dim=0)
         seed, chains = self.config.seed, self._chains.chains
-        start = gibbs.initial_visible(p_on, seed=seed, chains=chains)
-        self._chains = gibbs.init(self.machine, start, seed=seed, chains=chains)
+        independent = machine.independent(bias, len(chains))
+        start = gibbs.initial_visible(independent, seed=seed, chains=chains)
+        self._chains = gibbs.init(machine, start, seed=seed, chains=chains)
 
     def _batch(self, visible: Tensor) -> Tensor:
         epoch, position = divmod(self._step, self.steps_per_epoch)
@@ -302,6 +308,11 @@ class Trainer:
             state, sweep_info = gibbs.step(self.machine, state, seed=seed)
         return state, sweep_info.p_hidden
 
+    def _statistics(self, visible: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """T(v) and T(h); T is linear, so that of a mean is the mean of T."""
+        units = self.machine.units
+        return units[0].statistics(visible), units[1].statistics(hidden)
+
     def _update(self, direction: Gradient, rate: float) -> None:
         machine = self.machine
         if self.config.weight_decay:
@@ -313,7 +324,21 @@ class Trainer:
     def _info(self, batch: Tensor, field: Tensor, chain_visible: Tensor, rate: float) -> StepInfo:
         """Measure what costs no matrix product beyond one over the chains."""
         machine = self.machine
-        hidden_part = softplus(field).sum(dim=-1)
+        own = machine.units[0].statistics(batch) @ machine.visible_bias
+        summed_out = machine.units[1].log_normaliser(field)
+        data_energy = -own - summed_out - machine.units[0].log_base(batch)
+        gap = machine.free_energy(chain_visible).mean() - data_energy.mean()
+        epoch = self._step // self.steps_per_epoch
+        pseudo = self._pseudo_log_likelihood(batch, field, summed_out)
+        return StepInfo(self._step, epoch, rate, pseudo, gap.item())
+
+    def _pseudo_log_likelihood(
+        self, batch: Tensor, field: Tensor, summed_out: Tensor
+    ) -> float | None:
+        """Flip one random unit per row; only the terms of that unit change."""
+        machine = self.machine
+        if machine.units[0] not in (BERNOULLI, SPIN):
+            return None
         draws = uniform(
             self.config.seed,
             Purpose.DIAGNOSTICS,
@@ -322,15 +347,12 @@ class Trainer:
             index=_PSEUDO_LIKELIHOOD_INDEX,
         )
         unit = (torch.from_numpy(draws[0]).to(batch.device) * machine.n_visible).long()
-        flip = 1.0 - 2.0 * batch.gather(1, unit[:, None])
-        flipped_part = softplus(field + flip * machine.weights[unit]).sum(dim=-1)
-        # F(flipped) - F(v): only the terms of one visible unit change.
-        rise = hidden_part - flipped_part - flip[:, 0] * machine.visible_bias[unit]
-        pseudo = -machine.n_visible * softplus(-rise).mean()
-        data_energy = -(batch @ machine.visible_bias) - hidden_part
-        gap = machine.free_energy(chain_visible).mean() - data_energy.mean()
-        epoch = self._step // self.steps_per_epoch
-        return StepInfo(self._step, epoch, rate, pseudo.item(), gap.item())
+        value = batch.gather(1, unit[:, None])
+        flip = 1.0 - 2.0 * value if machine.units[0] is BERNOULLI else -2.0 * value
+        flipped_part = machine.units[1].log_normaliser(field + flip * machine.weights[unit])
+        # F(flipped) - F(v)
+        rise = summed_out - flipped_part - flip[:, 0] * machine.visible_bias[unit]
+        return (-machine.n_visible * softplus(-rise).mean()).item()
 
 
 def _check_tensor(name: str, tensor: Tensor, expected: Tensor) -> None:

@@ -123,11 +123,12 @@ def machine(device: torch.device, **options: Any) -> list[Any]:
     found: list[Any] = [trainer.train_step(visible) for _ in range(4)]
     found.append(_state(trainer))
     known = rbm.tasks.upper_half_known(3, 11).to(device)
-    p_on = torch.full((33,), 0.4).to(device)
     for n_hidden in (22, 5):  # by annealing and exactly
         part = rbm.RBM(33, n_hidden, seed=2).to(device)
         found.append(rbm.log_likelihood(part, visible, n_chains=5, n_temperatures=4))
-    completed = rbm.tasks.complete(model, visible, known, p_on=p_on, seed=3, n_steps=2)
+    completed = rbm.tasks.complete(
+        model, visible, known, base_bias=model.base_bias(visible), seed=3, n_steps=2
+    )
     return [*found, {"completed": completed.visible.cpu().numpy()}]
 
 

@@ -30,7 +30,7 @@ def evaluate_rbm(context: RunContext) -> Outcome:
     likelihood = rbm.log_likelihood(
         machine,
         test,
-        base_bias=rbm.base_rate_bias(train),
+        base_bias=machine.base_bias(train),
         n_chains=config.n_ais_chains,
         n_temperatures=config.n_temperatures,
         seed=config.seed,
@@ -69,7 +69,10 @@ def _complete(
     known = rbm.tasks.upper_half_known(*((height, width) if height > 1 else (width, 1)))
     p_on = train.to(torch.float32).mean(dim=0)
     truth = test[:_N_COMPLETED].to(torch.float32)
-    completed = rbm.tasks.complete(machine, truth, known, p_on=p_on, seed=context.config.rbm.seed)
+    bias = machine.base_bias(train)
+    completed = rbm.tasks.complete(
+        machine, truth, known, base_bias=bias, seed=context.config.rbm.seed
+    )
     majority = torch.where(known, truth, (p_on >= 0.5).to(torch.float32))
     values: dict[str, Json] = {
         "completion_error": rbm.tasks.wrong_pixels(completed.visible, truth, known),

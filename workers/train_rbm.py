@@ -53,6 +53,8 @@ def train_rbm(context: RunContext) -> Outcome:
 
     def take_step() -> dict[str, float]:
         info = trainer.train_step(visible)
+        if info.pseudo_log_likelihood is None:
+            raise TypeError("train_rbm: expected a machine of bits or spins")
         return {
             "pseudo_log_likelihood": info.pseudo_log_likelihood,
             "free_energy_gap": info.free_energy_gap,

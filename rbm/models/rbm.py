@@ -1,26 +1,29 @@
-r"""Restricted Boltzmann machine with Bernoulli units: parameters, energy, conditionals.
+r"""Restricted Boltzmann machine: one hidden layer, so that either layer can be summed out.
 
 .. math:: E(v, h) = -a^\top v - b^\top h - v^\top W h, \qquad p(v, h) = e^{-E(v, h)} / Z
 
-with v, h in {0, 1}, W of shape (n_visible, n_hidden). Energies are in nats, temperature is 1.
+for bits v, h in {0, 1}, W of shape (n_visible, n_hidden); other kinds of units put their
+statistics T(v), T(h) in the place of v and h (:mod:`rbm.units`). Energies are in nats.
 """
 
-import torch
+from typing import Self
+
 from torch import Tensor
 
-from kernels.philox import Purpose, normal
+from rbm.conditionals import Conditional
+from rbm.models.layered import LayeredMachine
+from rbm.units import BERNOULLI, Units
 
-# softplus(x) = x beyond this: exp(-40) is below the rounding of 40 in float64.
-_SOFTPLUS_LINEAR = 40.0
 
-
-class RBM:
-    """Bernoulli restricted Boltzmann machine.
+class RBM(LayeredMachine):
+    """Restricted Boltzmann machine.
 
     Parameters
     ----------
     n_visible, n_hidden
         Number of units of the two layers.
+    visible_units, hidden_units
+        Kind of the units, from :mod:`rbm.units`; bits {0, 1} by default.
     seed
         Of the initial weights, 64-bit.
     weight_std
@@ -46,25 +49,29 @@ class RBM:
     .. [1] Hinton (2012), A practical guide to training restricted Boltzmann machines.
     """
 
-    weights: Tensor
-    visible_bias: Tensor
-    hidden_bias: Tensor
-
     def __init__(
-        self, n_visible: int, n_hidden: int, *, seed: int = 0, weight_std: float = 0.01
+        self,
+        n_visible: int,
+        n_hidden: int,
+        *,
+        visible_units: Units = BERNOULLI,
+        hidden_units: Units = BERNOULLI,
+        seed: int = 0,
+        weight_std: float = 0.01,
     ) -> None:
-        for name, size in (("n_visible", n_visible), ("n_hidden", n_hidden)):
-            if size < 1:
-                raise ValueError(f"{name}: expected at least 1, got {size}")
-        if not weight_std >= 0.0:
-            raise ValueError(f"weight_std: expected weight_std >= 0, got {weight_std}")
-        draws = normal(seed, Purpose.INITIAL_WEIGHTS, n_visible * n_hidden)
-        self.weights = torch.from_numpy(draws).reshape(n_visible, n_hidden) * weight_std
-        self.visible_bias = torch.zeros(n_visible)
-        self.hidden_bias = torch.zeros(n_hidden)
+        units = (visible_units, hidden_units)
+        super().__init__((n_visible, n_hidden), units=units, seed=seed, weight_std=weight_std)
 
     @classmethod
-    def from_parameters(cls, weights: Tensor, visible_bias: Tensor, hidden_bias: Tensor) -> "RBM":
+    def from_parameters(
+        cls,
+        weights: Tensor,
+        visible_bias: Tensor,
+        hidden_bias: Tensor,
+        *,
+        visible_units: Units = BERNOULLI,
+        hidden_units: Units = BERNOULLI,
+    ) -> Self:
         """Build a machine that holds the given tensors (not copies), all of one dtype and device.
 
         Raises
@@ -72,66 +79,40 @@ class RBM:
         ValueError
             If shapes or dtypes do not fit together.
         """
-        if weights.ndim != 2:
-            raise ValueError(f"weights: expected two axes, got shape {tuple(weights.shape)}")
-        for name, bias, size in (
-            ("visible_bias", visible_bias, weights.shape[0]),
-            ("hidden_bias", hidden_bias, weights.shape[1]),
-        ):
-            if bias.shape != (size,) or bias.dtype != weights.dtype:
-                raise ValueError(
-                    f"{name}: expected shape ({size},) and {weights.dtype} as in weights, "
-                    f"got {tuple(bias.shape)} and {bias.dtype}"
-                )
-        machine = cls.__new__(cls)
-        machine.weights, machine.visible_bias, machine.hidden_bias = (
-            weights,
-            visible_bias,
-            hidden_bias,
-        )
-        return machine
+        units = (visible_units, hidden_units)
+        return cls.from_layers([weights], [visible_bias, hidden_bias], units)
 
     @property
-    def n_visible(self) -> int:
-        """Number of visible units."""
-        return self.weights.shape[0]
+    def weights(self) -> Tensor:
+        """W, shape (n_visible, n_hidden)."""
+        return self.layer_weights[0]
+
+    @property
+    def visible_bias(self) -> Tensor:
+        """Shape (n_visible,)."""
+        return self.layer_biases[0]
+
+    @property
+    def hidden_bias(self) -> Tensor:
+        """Shape (n_hidden,)."""
+        return self.layer_biases[1]
 
     @property
     def n_hidden(self) -> int:
         """Number of hidden units."""
-        return self.weights.shape[1]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the parameters, and of everything computed from them."""
-        return self.weights.dtype
-
-    def to(self, target: torch.dtype | torch.device) -> "RBM":
-        """Return the machine with parameters of another dtype or on another device."""
-        return RBM.from_parameters(
-            self.weights.to(target), self.visible_bias.to(target), self.hidden_bias.to(target)
-        )
-
-    def energy(self, visible: Tensor, hidden: Tensor) -> Tensor:
-        """E(v, h): shapes (..., n_visible) and (..., n_hidden) -> (...), in nats.
-
-        Raises
-        ------
-        ValueError
-            If a last axis does not fit the machine.
-        """
-        v, h = self._rows("visible", visible), self._rows("hidden", hidden)
-        return -(v @ self.visible_bias) - h @ self.hidden_bias - ((v @ self.weights) * h).sum(-1)
+        return self.layer_sizes[1]
 
     def free_energy(self, visible: Tensor) -> Tensor:
         r"""Negative log of the unnormalised marginal of the visible units.
 
         .. math:: F(v) = -a^\top v - \sum_j \log(1 + e^{b_j + (W^\top v)_j})
 
+        for bits; in general the last term is the log-normaliser of the hidden units.
+
         Parameters
         ----------
         visible
-            Shape (..., n_visible), values in {0, 1}, any dtype.
+            Shape (..., n_visible), any dtype.
 
         Returns
         -------
@@ -143,44 +124,42 @@ class RBM:
         ValueError
             If the last axis of ``visible`` is not ``n_visible``.
         """
-        v = self._rows("visible", visible)
-        return -(v @ self.visible_bias) - softplus(self.hidden_field(v)).sum(dim=-1)
+        return self._marginal(0, visible)
 
     def hidden_free_energy(self, hidden: Tensor) -> Tensor:
         r"""Negative log of the unnormalised marginal of the hidden units, shape (...), in nats.
 
         .. math:: F(h) = -b^\top h - \sum_i \log(1 + e^{a_i + (W h)_i})
         """
-        h = self._rows("hidden", hidden)
-        return -(h @ self.hidden_bias) - softplus(self.visible_field(h)).sum(dim=-1)
+        return self._marginal(1, hidden)
+
+    def _marginal(self, kept: int, states: Tensor) -> Tensor:
+        x = self._states(kept, states)
+        own = (self.units[kept].statistics(x) * self.layer_biases[kept]).sum(dim=-1)
+        field = self.hidden_field(x) if kept == 0 else self.visible_field(x)
+        summed_out = self.units[1 - kept].log_normaliser(field)
+        return -self.units[kept].log_base(x) - own - summed_out
 
     def hidden_field(self, visible: Tensor) -> Tensor:
-        """Argument b + W'v of the hidden sigmoid: (..., n_visible) -> (..., n_hidden)."""
-        return self._rows("visible", visible) @ self.weights + self.hidden_bias
+        """Field b + W'T(v) of the hidden units: (..., n_visible) -> (..., n_hidden)."""
+        return self.field(1, (visible, visible))
 
     def visible_field(self, hidden: Tensor) -> Tensor:
-        """Argument a + W h of the visible sigmoid: (..., n_hidden) -> (..., n_visible)."""
-        return self._rows("hidden", hidden) @ self.weights.T + self.visible_bias
+        """Field a + W T(h) of the visible units: (..., n_hidden) -> (..., n_visible)."""
+        return self.field(0, (hidden, hidden))
+
+    def hidden_given(self, visible: Tensor) -> Conditional:
+        """Distribution of the hidden units given visible states."""
+        return self.units[1].conditional(self.hidden_field(visible))
+
+    def visible_given(self, hidden: Tensor) -> Conditional:
+        """Distribution of the visible units given hidden states."""
+        return self.units[0].conditional(self.visible_field(hidden))
 
     def p_hidden(self, visible: Tensor) -> Tensor:
-        """P(h_j = 1 | v): shape (..., n_visible) -> (..., n_hidden)."""
-        return torch.sigmoid(self.hidden_field(visible))
+        """P(h_j = 1 | v), in general E[h_j | v]: (..., n_visible) -> (..., n_hidden)."""
+        return self.hidden_given(visible).mean
 
     def p_visible(self, hidden: Tensor) -> Tensor:
-        """P(v_i = 1 | h): shape (..., n_hidden) -> (..., n_visible)."""
-        return torch.sigmoid(self.visible_field(hidden))
-
-    def _rows(self, name: str, states: Tensor) -> Tensor:
-        """``states`` in the parameters' dtype, after a check of the last axis."""
-        size = self.n_visible if name == "visible" else self.n_hidden
-        if states.ndim < 1 or states.shape[-1] != size:
-            raise ValueError(
-                f"{name}: expected last axis {size} (n_{name}), got shape {tuple(states.shape)}; "
-                "flatten images first"
-            )
-        return states.to(self.dtype)
-
-
-def softplus(x: Tensor) -> Tensor:
-    """log(1 + e^x) without overflow, to full precision in float32 and float64."""
-    return torch.nn.functional.softplus(x, threshold=_SOFTPLUS_LINEAR)
+        """P(v_i = 1 | h), in general E[v_i | h]: (..., n_hidden) -> (..., n_visible)."""
+        return self.visible_given(hidden).mean

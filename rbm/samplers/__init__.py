@@ -2,6 +2,6 @@
 
 from rbm.samplers import clamped, gibbs
 from rbm.samplers.clamped import ClampedState
-from rbm.samplers.gibbs import GibbsInfo, GibbsState, TwoLayerModel
+from rbm.samplers.gibbs import GibbsInfo, GibbsState, LayeredModel
 
-__all__ = ["ClampedState", "GibbsInfo", "GibbsState", "TwoLayerModel", "clamped", "gibbs"]
+__all__ = ["ClampedState", "GibbsInfo", "GibbsState", "LayeredModel", "clamped", "gibbs"]

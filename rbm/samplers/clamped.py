@@ -1,13 +1,14 @@
 """Block Gibbs sampling with known visible units held at their values."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from kernels.philox import Purpose
+from rbm.conditionals import Address, Conditional
 from rbm.samplers import gibbs
-from rbm.samplers.gibbs import GibbsInfo, GibbsState, TwoLayerModel
+from rbm.samplers.gibbs import GibbsInfo, GibbsState, LayeredModel
 
 
 class ClampedState(NamedTuple):
@@ -20,11 +21,11 @@ class ClampedState(NamedTuple):
 
 
 def init(
-    model: TwoLayerModel,
+    model: LayeredModel,
     visible: Tensor,
     known: Tensor,
     *,
-    p_on: Tensor,
+    independent: Conditional,
     seed: int,
     chains: Tensor | None = None,
 ) -> ClampedState:
@@ -35,11 +36,11 @@ def init(
     model
         Gives the conditionals.
     visible
-        Shape (n_chains, n_visible), values in {0, 1}; read only where ``known``.
+        Shape (n_chains, n_visible); read only where ``known``.
     known
         Mask of the units to hold, shape (n_chains, n_visible) or (n_visible,), bool.
-    p_on
-        Starting probabilities of the unknown units, shape (n_visible,).
+    independent
+        What unknown units start from: ``machine.independent(bias, n_chains)``.
     seed
         64-bit.
     chains
@@ -47,21 +48,51 @@ def init(
     """
     if chains is None:
         chains = torch.arange(visible.shape[0])
-    free = gibbs.initial_visible(p_on, seed=seed, chains=chains)
+    free = gibbs.initial_visible(independent, seed=seed, chains=chains)
     start = torch.where(known, visible.to(free.dtype), free)
     return ClampedState(gibbs.init(model, start, seed=seed, chains=chains), known)
 
 
-def step(model: TwoLayerModel, state: ClampedState, *, seed: int) -> tuple[ClampedState, GibbsInfo]:
+def step(model: LayeredModel, state: ClampedState, *, seed: int) -> tuple[ClampedState, GibbsInfo]:
     """One sweep over the unknown visible and all hidden units.
 
     Leaves p(v_unknown, h | v_known) invariant.
     """
-    old = state.gibbs
-    p_visible = model.p_visible(old.hidden)
-    drawn = gibbs.bernoulli(p_visible, seed, Purpose.GIBBS_VISIBLE, old.chains, old.sweep)
-    visible = torch.where(state.known, old.visible, drawn)
-    p_hidden = model.p_hidden(visible)
-    hidden = gibbs.bernoulli(p_hidden, seed, Purpose.GIBBS_HIDDEN, old.chains, old.sweep)
-    new = GibbsState(visible, hidden, old.chains, old.sweep + 1)
-    return ClampedState(new, state.known), GibbsInfo(p_visible, p_hidden)
+    held = _HeldModel(model, state.gibbs.visible, state.known)
+    new, info = gibbs.step(held, state.gibbs, seed=seed)
+    return ClampedState(new, state.known), info
+
+
+class _HeldModel(NamedTuple):
+    """The model with its known visible units fixed."""
+
+    model: LayeredModel
+    visible: Tensor
+    known: Tensor
+
+    @property
+    def layer_sizes(self) -> tuple[int, ...]:
+        return self.model.layer_sizes
+
+    def given(self, layer: int, states: Sequence[Tensor]) -> Conditional:
+        conditional = self.model.given(layer, states)
+        return conditional if layer else _Held(conditional, self.visible, self.known)
+
+
+class _Held(NamedTuple):
+    """A conditional of which known units keep their values."""
+
+    free: Conditional
+    visible: Tensor
+    known: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """Of the free units given the layer above; known units have one too, which nobody draws."""
+        return self.free.mean
+
+    def draw(self, address: Address) -> Tensor:
+        return torch.where(self.known, self.visible, self.free.draw(address))
+
+    def log_probability(self, states: Tensor) -> Tensor:
+        return self.free.log_probability(states)

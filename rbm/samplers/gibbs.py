@@ -1,113 +1,146 @@
-"""Block Gibbs sampling of a two-layer machine that is known only through its conditionals.
+"""Block Gibbs sampling of a layered machine that is known only through its conditionals.
 
-One sweep draws the visible units given the hidden ones, then the hidden units given the visible
-ones. A draw is addressed by (seed, chain, sweep, unit): it does not depend on how the chains are
-split into calls, processes or machines.
+One sweep draws the even layers given the odd ones, then the odd layers given the even ones: with
+one hidden layer the visible units, then the hidden units. A draw is addressed by (seed, chain,
+sweep, unit): it does not depend on how the chains are split into calls, processes or machines.
 """
 
-from itertools import pairwise
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from kernels import torch_ops
 from kernels.philox import Purpose
-from kernels.sampling import bernoulli_probabilities
+from rbm.conditionals import Address, Conditional
 
-_UNIFORM_STEPS = 2.0**24
+_LAYER_SHIFT = 12
 
 
-class TwoLayerModel(Protocol):
-    """What a block Gibbs sampler needs: p(hidden | visible) and p(visible | hidden)."""
-
-    @property
-    def n_visible(self) -> int:
-        """Number of visible units."""
+class LayeredModel(Protocol):
+    """What a block Gibbs sampler needs: the distribution of a layer given its neighbours."""
 
     @property
-    def n_hidden(self) -> int:
-        """Number of hidden units."""
+    def layer_sizes(self) -> tuple[int, ...]:
+        """Units of each layer, visible first."""
 
-    def p_hidden(self, visible: Tensor) -> Tensor:
-        """P(h_j = 1 | v), shape (n_chains, n_hidden)."""
-
-    def p_visible(self, hidden: Tensor) -> Tensor:
-        """P(v_i = 1 | h), shape (n_chains, n_visible)."""
+    def given(self, layer: int, states: Sequence[Tensor]) -> Conditional:
+        """Distribution of a layer; of ``states``, one per layer, only its neighbours are read."""
 
 
 class GibbsState(NamedTuple):
     """What the chains carry from one sweep to the next."""
 
-    visible: Tensor
-    """Shape (n_chains, n_visible), values in {0, 1}, dtype of the model."""
-    hidden: Tensor
-    """Shape (n_chains, n_hidden)."""
+    layers: tuple[Tensor, ...]
+    """States of every layer, visible first, shape (n_chains, size), dtype of the model."""
     chains: Tensor
     """Global number of each chain, shape (n_chains,), int64, on the CPU; addresses the random
     numbers, and draws are fastest where numbers of neighbours follow each other."""
     sweep: int
     """Number of the next sweep; addresses the random numbers."""
 
+    @property
+    def visible(self) -> Tensor:
+        """States of the visible units, shape (n_chains, n_visible)."""
+        return self.layers[0]
+
+    @property
+    def hidden(self) -> Tensor:
+        """States of the first hidden layer, shape (n_chains, n_hidden)."""
+        return self.layers[1]
+
 
 class GibbsInfo(NamedTuple):
     """What the last sweep drew from; diagnostics and low-variance statistics."""
 
-    p_visible: Tensor
-    """P(v = 1 | old h), shape (n_chains, n_visible)."""
-    p_hidden: Tensor
-    """P(h = 1 | new v), shape (n_chains, n_hidden)."""
+    conditionals: tuple[Conditional, ...]
+    """Of every layer, at the moment it was drawn."""
+
+    @property
+    def p_visible(self) -> Tensor:
+        """E[v | old h], for bits P(v = 1 | old h), shape (n_chains, n_visible)."""
+        return self.conditionals[0].mean
+
+    @property
+    def p_hidden(self) -> Tensor:
+        """E[h | new v], for bits P(h = 1 | new v), shape (n_chains, n_hidden)."""
+        return self.conditionals[1].mean
 
 
 def init(
-    model: TwoLayerModel,
+    model: LayeredModel,
     visible: Tensor,
     *,
     seed: int,
     chains: Tensor | None = None,
     sweep: int = 0,
+    replica: int = 0,
 ) -> GibbsState:
-    """Start chains from visible states; the hidden states are drawn given them.
+    """Start chains from visible states; hidden layers are drawn upwards, one after the other.
 
     Parameters
     ----------
     model
         Gives the conditionals.
     visible
-        Shape (n_chains, n_visible), values in {0, 1}.
+        Shape (n_chains, n_visible).
     seed
         64-bit.
     chains
         Global chain numbers, shape (n_chains,); 0, 1, 2, ... if None.
     sweep
-        Number of the sweep whose hidden draw is used; the next ``step`` has number ``sweep + 1``.
+        Number of the sweep whose hidden draws are used; the next ``step`` has number ``sweep + 1``.
+    replica
+        Of tempering; addresses the random numbers.
     """
     if chains is None:
         chains = torch.arange(visible.shape[0])
-    p_hidden = model.p_hidden(visible)
-    hidden = bernoulli(p_hidden, seed, Purpose.GIBBS_HIDDEN, chains, sweep)
-    return GibbsState(visible.to(p_hidden.dtype), hidden, chains, sweep + 1)
+    # A layer that has no state yet sends nothing to the one below.
+    layers = [visible, *(visible.new_zeros(len(visible), n) for n in model.layer_sizes[1:])]
+    for layer in range(1, len(layers)):
+        address = layer_address(layer, seed, chains, sweep, replica)
+        layers[layer] = model.given(layer, layers).draw(address)
+    return GibbsState((visible.to(layers[1].dtype), *layers[1:]), chains, sweep + 1)
 
 
-def step(model: TwoLayerModel, state: GibbsState, *, seed: int) -> tuple[GibbsState, GibbsInfo]:
-    """One sweep: v given h, then h given v. Leaves p(v, h) of the model invariant."""
-    p_visible = model.p_visible(state.hidden)
-    visible = bernoulli(p_visible, seed, Purpose.GIBBS_VISIBLE, state.chains, state.sweep)
-    p_hidden = model.p_hidden(visible)
-    hidden = bernoulli(p_hidden, seed, Purpose.GIBBS_HIDDEN, state.chains, state.sweep)
-    new_state = GibbsState(visible, hidden, state.chains, state.sweep + 1)
-    return new_state, GibbsInfo(p_visible, p_hidden)
+def step(
+    model: LayeredModel, state: GibbsState, *, seed: int, replica: int = 0
+) -> tuple[GibbsState, GibbsInfo]:
+    """One sweep: even layers given the odd ones, then odd layers given the even ones.
+
+    Leaves the joint distribution of the model invariant.
+    """
+    layers = list(state.layers)
+    drawn_from: dict[int, Conditional] = {}
+    for layer in [*range(0, len(layers), 2), *range(1, len(layers), 2)]:
+        drawn_from[layer] = model.given(layer, layers)
+        address = layer_address(layer, seed, state.chains, state.sweep, replica)
+        layers[layer] = drawn_from[layer].draw(address)
+    info = GibbsInfo(tuple(drawn_from[layer] for layer in range(len(layers))))
+    return GibbsState(tuple(layers), state.chains, state.sweep + 1), info
 
 
-def initial_visible(p_on: Tensor, *, seed: int, chains: Tensor) -> Tensor:
-    """Independent visible units, on with probability ``p_on``, for chains that have no data.
+def layer_address(
+    layer: int, seed: int, chains: Tensor, sweep: int, replica: int = 0, *, annealed: bool = False
+) -> Address:
+    """Name of the numbers that a layer is drawn with; ``annealed`` for importance sampling.
+
+    Visible units and hidden units have streams of their own; the first hidden layer is number 0.
+    """
+    if layer == 0:
+        purpose = Purpose.AIS_VISIBLE if annealed else Purpose.GIBBS_VISIBLE
+        return Address(seed, purpose, chains, sweep, replica)
+    purpose = Purpose.AIS_HIDDEN if annealed else Purpose.GIBBS_HIDDEN
+    return Address(seed, purpose, chains, sweep, (layer - 1) << _LAYER_SHIFT | replica)
+
+
+def initial_visible(independent: Conditional, *, seed: int, chains: Tensor) -> Tensor:
+    """Visible states for chains that have no data.
 
     Parameters
     ----------
-    p_on
-        Shape (n_visible,), for instance the base rates of the training data.
+    independent
+        What they are drawn from, one row per chain: ``machine.independent(bias, n_chains)``.
     seed
         64-bit.
     chains
@@ -116,42 +149,6 @@ def initial_visible(p_on: Tensor, *, seed: int, chains: Tensor) -> Tensor:
     Returns
     -------
     Tensor
-        Shape (n_chains, n_visible), dtype of ``p_on``.
+        Shape (n_chains, n_visible).
     """
-    p_rows = p_on.expand(chains.shape[0], -1)
-    return bernoulli(p_rows, seed, Purpose.INITIAL_CHAINS, chains, 0)
-
-
-def bernoulli(p_on: Tensor, seed: int, purpose: Purpose, chains: Tensor, step: int) -> Tensor:
-    """Units that are on iff their uniform number is below ``p_on``: shape and dtype of ``p_on``."""
-    p = p_on.detach()
-    if p.dtype == torch.float64:
-        # Uniforms are multiples of 2^-24: they are below p iff below p rounded up to one of those,
-        # which float32 holds.
-        p = (p.clamp(max=1.0) * _UNIFORM_STEPS).ceil() / _UNIFORM_STEPS
-    draw = _draw_on_cpu if p.device.type == "cpu" else _draw_on_device
-    words = draw(p.float().contiguous(), seed, purpose, chains.cpu().numpy(), step)
-    return torch_ops.unpack(words, p_on.shape[-1]).to(p_on.dtype)
-
-
-def _draw_on_cpu(
-    p_on: Tensor, seed: int, purpose: Purpose, rows: NDArray[np.int64], step: int
-) -> Tensor:
-    """Packed states, int32 words; the chains in any order."""
-    words = bernoulli_probabilities(p_on.numpy(), seed=seed, purpose=purpose, rows=rows, step=step)
-    return torch.from_numpy(words.view(np.int32))
-
-
-def _draw_on_device(
-    p_on: Tensor, seed: int, purpose: Purpose, rows: NDArray[np.int64], step: int
-) -> Tensor:
-    """The same on the device of ``p_on``: one draw for every run of neighbouring chains."""
-    breaks = np.flatnonzero(np.diff(rows) != 1) + 1
-    words = [
-        torch_ops.bernoulli_probabilities(
-            p_on[begin:end], seed=seed, purpose=purpose, step=step, row_begin=int(rows[begin])
-        )
-        for begin, end in pairwise([0, *breaks.tolist(), len(rows)])
-        if begin < len(rows)
-    ]
-    return torch.cat(words) if words else torch_ops.pack(p_on)
+    return independent.draw(Address(seed, Purpose.INITIAL_CHAINS, chains, 0))

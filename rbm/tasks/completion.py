@@ -5,8 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rbm.models.layered import LayeredMachine
 from rbm.samplers import clamped
-from rbm.samplers.gibbs import TwoLayerModel
 
 
 class Completion(NamedTuple):
@@ -19,11 +19,11 @@ class Completion(NamedTuple):
 
 
 def complete(
-    model: TwoLayerModel,
+    model: LayeredMachine,
     visible: Tensor,
     known: Tensor,
     *,
-    p_on: Tensor,
+    base_bias: Tensor,
     n_steps: int = 100,
     n_burn_in: int = 50,
     seed: int = 0,
@@ -38,8 +38,8 @@ def complete(
         Shape (n_samples, n_visible), values in {0, 1}; read only where ``known``.
     known
         Mask of the pixels to keep, shape (n_visible,) or (n_samples, n_visible), bool.
-    p_on
-        Base rates of the training data, shape (n_visible,): where unknown pixels start.
+    base_bias
+        ``model.base_bias(train)``, shape (n_visible,): unknown pixels start as independent units.
     n_steps
         Sweeps whose conditionals P(v = 1 | h) are averaged.
     n_burn_in
@@ -52,16 +52,17 @@ def complete(
     ValueError
         If a shape or dtype does not fit, or ``n_steps`` is not positive.
     """
-    _check(model, visible, known, p_on, n_steps, n_burn_in)
-    state = clamped.init(model, visible, known, p_on=p_on, seed=seed)
+    _check(model, visible, known, base_bias, n_steps, n_burn_in)
+    independent = model.independent(base_bias, visible.shape[0])
+    state = clamped.init(model, visible, known, independent=independent, seed=seed)
     total = torch.zeros_like(state.gibbs.visible, dtype=torch.float64)
     for number in range(n_burn_in + n_steps):
         state, info = clamped.step(model, state, seed=seed)
         if number >= n_burn_in:
             total += info.p_visible
-    given = visible.to(p_on.dtype)
-    p_visible = torch.where(known, given, (total / n_steps).to(p_on.dtype))
-    return Completion((p_visible >= 0.5).to(p_on.dtype), p_visible)
+    given = visible.to(model.dtype)
+    p_visible = torch.where(known, given, (total / n_steps).to(model.dtype))
+    return Completion((p_visible >= 0.5).to(model.dtype), p_visible)
 
 
 def wrong_pixels(completed: Tensor, truth: Tensor, known: Tensor) -> float:
@@ -70,8 +71,8 @@ def wrong_pixels(completed: Tensor, truth: Tensor, known: Tensor) -> float:
     Parameters
     ----------
     completed, truth
-        Shape (n_samples, n_visible), values in {0, 1}. The mean image, ``p_on >= 0.5``, expanded
-        to all rows is the trivial baseline.
+        Shape (n_samples, n_visible), values in {0, 1}. The mean training image,
+        expanded to all rows, is the trivial baseline.
     known
         Mask of the pixels that do not count, shape (n_visible,) or (n_samples, n_visible), bool.
 
@@ -97,7 +98,12 @@ def upper_half_known(height: int, width: int) -> Tensor:
 
 
 def _check(
-    model: TwoLayerModel, visible: Tensor, known: Tensor, p_on: Tensor, n_steps: int, n_burn_in: int
+    model: LayeredMachine,
+    visible: Tensor,
+    known: Tensor,
+    base_bias: Tensor,
+    n_steps: int,
+    n_burn_in: int,
 ) -> None:
     n_visible = model.n_visible
     if visible.ndim != 2 or visible.shape[1] != n_visible:
@@ -109,8 +115,8 @@ def _check(
             f"known: expected bool of shape ({n_visible},) or {tuple(visible.shape)}, "
             f"got {known.dtype} of {tuple(known.shape)}"
         )
-    if p_on.shape != (n_visible,):
-        raise ValueError(f"p_on: expected shape ({n_visible},), got {tuple(p_on.shape)}")
+    if base_bias.shape != (n_visible,):
+        raise ValueError(f"base_bias: expected shape ({n_visible},), got {tuple(base_bias.shape)}")
     if n_steps < 1 or n_burn_in < 0:
         raise ValueError(
             f"n_steps, n_burn_in: expected at least 1 and 0, got {n_steps} and {n_burn_in}"

@@ -5,11 +5,11 @@ from torch import Tensor
 
 from rbm.models.rbm import RBM
 from rbm.samplers import gibbs
-from rbm.samplers.gibbs import TwoLayerModel
+from rbm.samplers.gibbs import LayeredModel
 
 
 def sample(
-    model: TwoLayerModel, start: Tensor, *, n_steps: int = 1000, seed: int = 0
+    model: LayeredModel, start: Tensor, *, n_steps: int = 1000, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Run Gibbs chains from ``start`` to samples of the machine.
 

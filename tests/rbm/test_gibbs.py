@@ -3,7 +3,8 @@ import torch
 from torch import Tensor
 
 from kernels.philox import Purpose, uniform
-from rbm import RBM
+from rbm import RBM, conditionals
+from rbm.conditionals import Bernoulli, bernoulli
 from rbm.samplers import GibbsInfo, GibbsState, gibbs
 from rbm.states import enumerate_bits, state_numbers
 
@@ -72,7 +73,9 @@ def test_states_do_not_depend_on_how_chains_are_split(random_machine, split: int
     n_chains = 70
 
     def run(chains: Tensor) -> GibbsState:
-        start = gibbs.initial_visible(torch.full((9,), 0.4).double(), seed=3, chains=chains)
+        start = gibbs.initial_visible(
+            machine.independent(torch.full((9,), -0.4), len(chains)), seed=3, chains=chains
+        )
         state = gibbs.init(machine, start, seed=3, chains=chains)
         for _ in range(5):
             state, _ = gibbs.step(machine, state, seed=3)
@@ -90,7 +93,7 @@ def test_units_are_on_iff_their_uniform_is_below_p(dtype: torch.dtype) -> None:
     chains = torch.tensor([4, 0, 900, 901])
     u = torch.from_numpy(uniform(7, Purpose.SWAPS, 300, rows=chains.numpy(), step=2)).double()
     for p in (u, u + 1e-12, u - 1e-12, u + 2.0**-25, 1 - u, torch.full_like(u, torch.nan), 2 * u):
-        on = gibbs.bernoulli(p.to(dtype), 7, Purpose.SWAPS, chains, 2)
+        on = bernoulli(p.to(dtype), 7, Purpose.SWAPS, chains, 2)
         assert torch.equal(on, (u < p.to(dtype).double()).to(dtype))
 
 
@@ -98,10 +101,12 @@ def test_draws_on_a_device_are_those_of_the_cpu_chain_by_chain() -> None:
     """Other devices draw runs of neighbouring chains; the states are the same."""
     chains = torch.tensor([4, 5, 6, 0, 1, 900, 3, 4])
     p = torch.rand(8, 301, generator=torch.Generator().manual_seed(1))
-    stream = (7, Purpose.SWAPS, chains.numpy(), 2)
-    assert torch.equal(gibbs._draw_on_device(p, *stream), gibbs._draw_on_cpu(p, *stream))
+    stream = (7, Purpose.SWAPS, chains.numpy(), 2, 0)
+    assert torch.equal(
+        conditionals._draw_on_device(p, *stream), conditionals._draw_on_cpu(p, *stream)
+    )
     nothing = torch.empty(0, dtype=torch.int64).numpy()
-    assert gibbs._draw_on_device(p[:0], 7, Purpose.SWAPS, nothing, 2).shape == (0, 10)
+    assert conditionals._draw_on_device(p[:0], 7, Purpose.SWAPS, nothing, 2, 0).shape == (0, 10)
 
 
 @pytest.mark.gpu
@@ -123,7 +128,9 @@ def test_chains_on_a_gpu_are_those_of_the_cpu(random_machine) -> None:
 
 def test_initial_visible_units_are_independent_with_the_given_rates() -> None:
     p_on = torch.tensor([0.0, 0.1, 0.5, 1.0])
-    start = gibbs.initial_visible(p_on, seed=0, chains=torch.arange(10_000))
+    start = gibbs.initial_visible(
+        Bernoulli(p_on.expand(10_000, -1)), seed=0, chains=torch.arange(10_000)
+    )
     # s.e. of a mean of 10,000 coin flips is at most 0.005.
     assert (start.mean(0) - p_on).abs().max() < 5 * 0.005
     assert not start[:, 0].any()

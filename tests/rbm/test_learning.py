@@ -70,10 +70,11 @@ def test_first_update_by_hand(split) -> None:
     trainer.train_step(train)
     machine = RBM(64, 8, seed=2)
     count = train.sum(0).float()
-    machine.visible_bias = torch.log((count + 1) / (61 - count))
+    machine.visible_bias.copy_(torch.log((count + 1) / (61 - count)))
     mu = count / 60
     chains = torch.arange(24)
-    start = gibbs.initial_visible(mu, seed=5, chains=chains)
+    independent = machine.independent(machine.visible_bias, 24)
+    start = gibbs.initial_visible(independent, seed=5, chains=chains)
     state, info = gibbs.step(machine, gibbs.init(machine, start, seed=5), seed=5)
     v = train[torch.from_numpy(permutation(5, 60, epoch=0)[:20])].float()
     h = machine.p_hidden(v)

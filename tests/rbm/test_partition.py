@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
+import rbm.likelihood
 import rbm.partition
 from rbm import (
     RBM,
     PCDConfig,
     ais_log_partition,
-    base_rate_bias,
     exact_log_partition,
     fit,
     independent_log_likelihood,
@@ -68,7 +68,7 @@ def test_mean_weight_is_unbiased(random_machine, n_temperatures: int) -> None:
 
 def test_ais_on_a_trained_machine(trained: RBM, digit_bits: Tensor) -> None:
     exact = exact_log_partition(trained)
-    estimate = ais_log_partition(trained, base_rate_bias(digit_bits[:1400]), seed=2)
+    estimate = ais_log_partition(trained, trained.base_bias(digit_bits[:1400]), seed=2)
     assert abs(estimate.log_partition - exact) < N_SIGMA * estimate.stderr
     assert estimate.lower < exact < estimate.upper
     assert estimate.stderr < 0.03
@@ -76,7 +76,7 @@ def test_ais_on_a_trained_machine(trained: RBM, digit_bits: Tensor) -> None:
 
 
 def test_base_rate_start_beats_the_uniform_one(trained: RBM, digit_bits: Tensor) -> None:
-    base = base_rate_bias(digit_bits[:1400])
+    base = trained.base_bias(digit_bits[:1400])
     informed = ais_log_partition(trained, base, n_temperatures=100)
     uniform = ais_log_partition(trained, torch.zeros(64), n_temperatures=100)
     assert informed.effective_sample_size > uniform.effective_sample_size
@@ -85,7 +85,9 @@ def test_base_rate_start_beats_the_uniform_one(trained: RBM, digit_bits: Tensor)
 
 def test_weight_summary_by_hand() -> None:
     weights = torch.tensor([1.0, 2.0, 3.0, 6.0], dtype=torch.float64)
-    record = rbm.partition._summarise(weights.log(), 1.5, -math.inf, 10)
+    record = rbm.partition.summarise(
+        [weights[:1].log(), weights[1:].log()], 1.5, floor=-math.inf, n_temperatures=10
+    )
     assert record.log_partition == pytest.approx(1.5 + math.log(3.0), abs=EXACT)
     relative = math.sqrt(14.0 / 3.0) / 3.0 / 2.0  # std / mean / sqrt(n)
     assert record.stderr == pytest.approx(relative, abs=EXACT)
@@ -133,7 +135,7 @@ def test_log_likelihood_by_ais_combines_both_errors(random_machine, monkeypatch)
     machine = random_machine(8, 6, scale=0.5)
     rows = enumerate_bits(8)[::5]
     exact = log_likelihood(machine, rows)
-    monkeypatch.setattr(rbm.partition, "EXACT_MAX_UNITS", 4)
+    monkeypatch.setattr(rbm.likelihood, "EXACT_MAX_STATES", 16)
     result = log_likelihood(machine, rows, n_temperatures=200, seed=4)
     assert result.method == "ais"
     assert abs(result.mean - exact.mean) < N_SIGMA * result.log_partition_stderr

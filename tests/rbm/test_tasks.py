@@ -32,7 +32,11 @@ def test_clamped_chains_follow_the_exact_conditional(random_machine) -> None:
     values = torch.tensor([1, 0, 0, 1, 0, 0, 1, 0])
     n_chains = 20_000
     state = clamped.init(
-        machine, values.expand(n_chains, -1), known, p_on=torch.full((8,), 0.5).double(), seed=3
+        machine,
+        values.expand(n_chains, -1),
+        known,
+        independent=machine.independent(torch.zeros(8), n_chains),
+        seed=3,
     )
     for _ in range(40):
         state, _ = clamped.step(machine, state, seed=3)
@@ -49,31 +53,31 @@ def test_completion_is_the_exact_posterior_mean(random_machine) -> None:
     machine = random_machine(8, 5, seed=12, scale=0.8)
     known = torch.tensor([1, 1, 0, 1, 0, 1, 0, 0], dtype=torch.bool)
     images = enumerate_bits(8)[[3, 90, 201]]
-    p_on = torch.full((8,), 0.5, dtype=torch.float64)
-    result = complete(machine, images, known, p_on=p_on, n_steps=1000, seed=1)
+    start = torch.zeros(8, dtype=torch.float64)
+    result = complete(machine, images, known, base_bias=start, n_steps=1000, seed=1)
     for image, mean in zip(images, result.p_visible, strict=True):
         states, p = exact_conditional(machine, image, known)
         # 1,000 conditionals in [0, 1] with an autocorrelation time below 10 sweeps.
         assert (mean - p @ states).abs().max() < 4.5 * 0.5 * (10 / 1000) ** 0.5
         assert torch.equal(mean[known], image[known])
     assert torch.equal(result.visible, (result.p_visible >= 0.5).double())
-    again = complete(machine, images, known, p_on=p_on, n_steps=1000, seed=1)
+    again = complete(machine, images, known, base_bias=start, n_steps=1000, seed=1)
     assert torch.equal(result.p_visible, again.p_visible)
-    alone = complete(machine, images[:1], known, p_on=p_on, n_steps=1000, seed=1)
+    alone = complete(machine, images[:1], known, base_bias=start, n_steps=1000, seed=1)
     assert torch.allclose(result.p_visible[:1], alone.p_visible, atol=EXACT)
 
 
 def test_burn_in_is_left_out_of_the_mean(random_machine) -> None:
     machine = random_machine(6, 4)
     known = torch.tensor([1, 1, 1, 0, 0, 0], dtype=torch.bool)
-    p_on = torch.full((6,), 0.5, dtype=torch.float64)
+    start = torch.zeros(6, dtype=torch.float64)
     image = torch.tensor([[1, 0, 1, 0, 0, 0]])
-    state = clamped.init(machine, image, known, p_on=p_on, seed=4)
+    state = clamped.init(machine, image, known, independent=machine.independent(start, 1), seed=4)
     drawn_from = []
     for _ in range(5):
         state, info = clamped.step(machine, state, seed=4)
         drawn_from.append(info.p_visible)
-    result = complete(machine, image, known, p_on=p_on, n_steps=3, n_burn_in=2, seed=4)
+    result = complete(machine, image, known, base_bias=start, n_steps=3, n_burn_in=2, seed=4)
     mean = torch.stack(drawn_from[2:]).mean(0)
     assert torch.allclose(result.p_visible[:, ~known], mean[:, ~known], atol=EXACT)
 
@@ -81,11 +85,11 @@ def test_burn_in_is_left_out_of_the_mean(random_machine) -> None:
 def test_unknown_pixels_are_not_read(random_machine) -> None:
     machine = random_machine(6, 4)
     known = torch.tensor([1, 1, 1, 0, 0, 0], dtype=torch.bool)
-    p_on = torch.full((6,), 0.5, dtype=torch.float64)
+    start = torch.zeros(6, dtype=torch.float64)
     image = torch.tensor([[1, 0, 1, 0, 0, 0]])
     other = torch.tensor([[1, 0, 1, 1, 1, 1]])
-    first = complete(machine, image, known, p_on=p_on, n_steps=5, n_burn_in=2)
-    second = complete(machine, other, known, p_on=p_on, n_steps=5, n_burn_in=2)
+    first = complete(machine, image, known, base_bias=start, n_steps=5, n_burn_in=2)
+    second = complete(machine, other, known, base_bias=start, n_steps=5, n_burn_in=2)
     assert torch.equal(first.p_visible, second.p_visible)
 
 
@@ -108,16 +112,16 @@ def test_upper_half() -> None:
 
 def test_completion_arguments_are_named(random_machine) -> None:
     machine, known = random_machine(4, 3), torch.ones(4, dtype=torch.bool)
-    p_on = torch.full((4,), 0.5)
+    start = torch.zeros(4)
     rows = torch.zeros(2, 4)
     with pytest.raises(ValueError, match="visible"):
-        complete(machine, torch.zeros(2, 5), known, p_on=p_on)
+        complete(machine, torch.zeros(2, 5), known, base_bias=start)
     with pytest.raises(ValueError, match="known: expected bool"):
-        complete(machine, rows, known.int(), p_on=p_on)
-    with pytest.raises(ValueError, match="p_on"):
-        complete(machine, rows, known, p_on=p_on[:2])
+        complete(machine, rows, known.int(), base_bias=start)
+    with pytest.raises(ValueError, match="base_bias"):
+        complete(machine, rows, known, base_bias=start[:2])
     with pytest.raises(ValueError, match="n_steps"):
-        complete(machine, rows, known, p_on=p_on, n_steps=0)
+        complete(machine, rows, known, base_bias=start, n_steps=0)
 
 
 def test_bernoulli_mixture_by_hand() -> None:

@@ -10,6 +10,7 @@ from bnn.layers import BinaryConv2d, Int8Conv2d
 from kernels import Purpose, pack_bits, torch_ops
 from kernels.cuda_gibbs import GibbsChain
 from kernels.cuda_launch import launcher_for, missing
+from rbm.conditionals import bernoulli
 from rbm.samplers import gibbs
 
 pytestmark = pytest.mark.gpu
@@ -111,9 +112,7 @@ def test_an_evaluation_of_a_classifier(device):
 def test_a_draw_is_that_of_the_cpu(device, dtype):
     p = torch.rand(6, 75, generator=torch.Generator().manual_seed(1), dtype=dtype)
     chains = torch.tensor([5, 6, 7, 2, 3, 9])
-    expected, found = (
-        gibbs.bernoulli(x, 7, Purpose.GIBBS_HIDDEN, chains, 4) for x in (p, p.to(device))
-    )
+    expected, found = (bernoulli(x, 7, Purpose.GIBBS_HIDDEN, chains, 4) for x in (p, p.to(device)))
     assert found.device.type == "cuda"
     assert torch.equal(found.cpu(), expected)
 
