@@ -25,6 +25,7 @@ from bnn.quantizers import Quantizer
 FLOAT_BYTES = 4
 _WORD_BITS = 32
 _REAL_BITS = 32
+_BYTE_BITS = 8
 _PARAMETER_BYTES = 4
 _FOLDED_NORM_BYTES = 8
 _SCALE_BYTES = 12
@@ -50,6 +51,8 @@ class Cost:
     """Multiply-accumulates."""
     packed_bytes: int
     """Bytes of the constants in a model file."""
+    int8_bytes: int
+    """Bytes if no number had more than 8 bits."""
 
 
 def layers_of(net: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
@@ -98,15 +101,16 @@ def cost_of(module: nn.Module, x: Tensor, y: Tensor, *, is_signed: bool, is_floa
     bits, weight = _weight(product)
     n_weights = 0 if weight is None else weight.numel()
     n_other = sum(p.numel() for p in module.parameters(recurse=is_whole)) - n_weights + n_fixed
+    norm = module.norm if isinstance(module, ConvNorm) else module
+    # Of a normalisation a scale and an offset per channel are left, as many as its statistics.
+    n_left = n_fixed if isinstance(norm, _Norm) else n_other
+    of_weights = 0 if weight is None else _packed_bytes(min(bits, _BYTE_BITS), weight)
     if is_float or bits == _REAL_BITS:
         packed = FLOAT_BYTES * (n_weights + n_other)
+    elif isinstance(norm, _Norm):
+        packed = of_weights + n_left // 2 * (_FOLDED_NORM_BYTES if is_signed else _SCALE_BYTES)
     else:
-        packed = 0 if weight is None else _packed_bytes(bits, weight)
-        norm = module.norm if isinstance(module, ConvNorm) else module
-        if isinstance(norm, _Norm):
-            packed += n_fixed // 2 * (_FOLDED_NORM_BYTES if is_signed else _SCALE_BYTES)
-        else:
-            packed += _PARAMETER_BYTES * n_other
+        packed = of_weights + _PARAMETER_BYTES * n_left
     return Cost(
         kind=type(product).__name__,
         weight_bits=bits,
@@ -115,6 +119,7 @@ def cost_of(module: nn.Module, x: Tensor, y: Tensor, *, is_signed: bool, is_floa
         n_fixed=n_fixed,
         macs=0 if weight is None else n_weights * _positions(module, product, x, y),
         packed_bytes=packed,
+        int8_bytes=of_weights + n_left,
     )
 
 
@@ -148,7 +153,7 @@ def _positions(module: nn.Module, layer: nn.Module, x: Tensor, y: Tensor) -> int
 
 def _packed_bytes(bits: int, weight: Tensor) -> int:
     """Bytes of weights, each of its bits a plane, with the channels of a tap in whole words."""
-    if bits == 8:
+    if bits == _BYTE_BITS:
         return weight.numel()
     n_channels = weight.shape[1]
     n_taps = weight.numel() // n_channels

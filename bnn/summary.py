@@ -17,6 +17,8 @@ Counting rules
   int8 weights a byte each, int32 biases; a normalisation 8 bytes per channel where a sign follows
   directly (threshold, flip), else 12 (int32 multiplier, int64 offset); other parameters 4 each, and
   a real layer its float32 bytes. For networks without a stream that is exact.
+- Bytes with reals in 8 bits are Larq's model size (8-bit FP weights): packed weights, and a byte
+  for each real weight and other parameter, two for each channel of a normalisation.
 """
 
 import copy
@@ -60,6 +62,8 @@ class LayerSummary:
     """Multiply-accumulates per image, of ``weight_bits`` precision."""
     packed_bytes: int
     """Bytes of the layer's constants in the model file; float32 bytes for a real layer."""
+    int8_bytes: int
+    """Bytes of the same layer with all that has more than 8 bits in 8."""
     float_bytes: int
     """Bytes of the same layer with all parameters in float32."""
 
@@ -85,6 +89,11 @@ class Summary:
     def packed_bytes(self) -> int:
         """Bytes of all constants as they ship."""
         return sum(row.packed_bytes for row in self.rows)
+
+    @property
+    def int8_bytes(self) -> int:
+        """Bytes with all that has more than 8 bits in 8, as Larq counts them."""
+        return sum(row.int8_bytes for row in self.rows)
 
     @property
     def float_bytes(self) -> int:
@@ -136,8 +145,8 @@ class Summary:
             {**asdict(r), "input_shape": list(r.input_shape), "output_shape": list(r.output_shape)}
             for r in self.rows
         ]
-        totals = ("packed_bytes", "float_bytes", "compression_ratio", "n_trainable", "n_fixed")
-        numbers = (*totals, "n_macs", "binary_macs", "ops")
+        bytes_of = ("packed_bytes", "int8_bytes", "float_bytes", "compression_ratio")
+        numbers = (*bytes_of, "n_trainable", "n_fixed", "n_macs", "binary_macs", "ops")
         return {"rows": rows, **{name: getattr(self, name) for name in numbers}}
 
     def __str__(self) -> str:
@@ -237,6 +246,7 @@ def _rows(net: nn.Module, example: Tensor, *, first_bits: int) -> list[LayerSumm
                 n_fixed=cost.n_fixed * is_new,
                 macs=cost.macs,
                 packed_bytes=cost.packed_bytes * is_new,
+                int8_bytes=cost.int8_bytes * is_new,
                 float_bytes=FLOAT_BYTES * (cost.n_weights + cost.n_other) * is_new,
             )
         )

@@ -72,6 +72,6 @@ def _footer(summary: "Summary") -> list[str]:
     return [
         f"parameters: {n_total} ({counts}); {summary.n_fixed} of them not trained",
         f"bytes: {summary.packed_bytes} packed, {summary.float_bytes} as float32, "
-        f"{summary.compression_ratio:.1f} times smaller",
+        f"{summary.compression_ratio:.1f} times smaller; {summary.int8_bytes} with reals in 8 bits",
         f"MACs: {summary.n_macs}, of which binary {share:.4f}; OPs: {summary.ops:.0f}",
     ]

@@ -49,6 +49,8 @@ def test_counts_of_the_default_network() -> None:
     # int8: one byte each; binary: one bit each; two int32 per threshold channel, one per bias.
     assert result.packed_bytes == 288 + 11_520 + (18_432 + 73_728) // 8 + 8 * 224 + 4 * 10
     assert result.float_bytes == 4 * (288 + 18_432 + 73_728 + 11_520 + 4 * 224 + 10)
+    # A byte for every number but the bits: scale and offset per channel, and the head's biases.
+    assert result.int8_bytes == 288 + 11_520 + (18_432 + 73_728) // 8 + 2 * 224 + 10
     assert result.compression_ratio == result.float_bytes / result.packed_bytes
     assert result.n_trainable == 288 + 18_432 + 73_728 + 11_520 + 2 * 224 + 10
     assert result.n_fixed == 2 * 224
@@ -74,6 +76,9 @@ def test_the_twin_is_all_32_bit_and_multiplies_as_often(name: str) -> None:
     assert net.binary_macs > 0
     assert twin.packed_bytes == twin.float_bytes
     assert twin.compression_ratio == 1
+    assert net.int8_bytes < net.packed_bytes
+    n_norm = sum(row.n_fixed for row in twin.rows)  # two statistics and two parameters a channel
+    assert twin.int8_bytes == twin.float_bytes // 4 - n_norm
     assert net.n_parameters(1) + net.n_parameters(8) == sum(r.n_weights for r in twin.rows)
 
 
@@ -137,6 +142,17 @@ def test_any_module_of_layers() -> None:
         0,
         4 * (200 + 5),
     ]
+    assert [row.int8_bytes for row in rows] == [
+        216 + 8,  # real weights and biases, a byte each
+        2 * 8,
+        0,
+        40 * 3 * 4,
+        2 * 40,
+        0,
+        2 * 2 * 2 * 4,
+        0,
+        200 + 5,
+    ]
     assert (rows[0].n_other, rows[1].n_other, rows[1].n_fixed) == (8, 32, 16)
     assert rows[8].input_shape == (1, 1, 40)
 
@@ -165,6 +181,7 @@ def test_a_layer_that_runs_twice_is_counted_once() -> None:
     dense = BinaryLinear(8, 8)
     result = bnn.summary(nn.Sequential(Sign(), dense, Sign(), dense), (8,))
     assert [row.macs for row in result.rows] == [0, 64, 0, 64]
+    assert (result.packed_bytes, result.int8_bytes, result.float_bytes) == (32, 32, 256)
     assert result.n_parameters(1) == 64
 
 
@@ -189,6 +206,7 @@ def test_json_and_records() -> None:
     result = bnn.summary(bnn.BinaryConvNet((8, 8, 1), 10))
     read = json.loads(json.dumps(result.to_json()))
     assert read["ops"] == result.ops
+    assert read["int8_bytes"] == result.int8_bytes == sum(row["int8_bytes"] for row in read["rows"])
     assert read["rows"][2]["name"] == "stages.1"
     assert read["rows"][2]["output_shape"] == [2, 2, 64]
     assert json.loads(json.dumps([asdict(layer) for layer in result.layers]))[3]["macs"] == 5120
@@ -213,4 +231,8 @@ def test_table() -> None:
     assert lines[8].split() == "total 32032 906 327680 0 23552 0 10568 131752".split()
     assert len({len(line) for line in lines}) == 1
     assert lines[9].startswith("parameters: 32938 (26624 of 1 bit, 5408 of 8 bit, 906 of 32 bit)")
+    # 32 * 9 + 5120 bytes of int8, 26624 bits, 2 * 224 + 10 more.
+    assert lines[10].rstrip() == (
+        "bytes: 10568 packed, 131752 as float32, 12.5 times smaller; 9194 with reals in 8 bits"
+    )
     assert "OPs: 28672" in lines[11]
