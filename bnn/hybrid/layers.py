@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from bnn.layers import BinaryConv1d, BinaryConv2d, BinaryLayer, BinaryLinear, Window, channels_last
 from bnn.layers.binary import scaled
+from bnn.layers.windows import check_channels
 from bnn.quantizers import Quantizer, RSign
 
 Pair = tuple[int, int]
@@ -113,6 +114,11 @@ class BinaryWeightConv2d(BinaryLayer):
     weight_quantizer
         As for :class:`~bnn.layers.BinaryLayer`.
 
+    Raises
+    ------
+    ValueError
+        If an argument is out of its range.
+
     References
     ----------
     .. [1] Prabhu et al. (2018), Hybrid binary networks, arXiv:1804.03867: "WBin".
@@ -129,6 +135,7 @@ class BinaryWeightConv2d(BinaryLayer):
         groups: int = 1,
         weight_quantizer: str | Quantizer = "ste_sign",
     ) -> None:
+        check_channels(n_in, n_out, groups)
         window = Window.of(kernel, stride, padding)
         super().__init__((n_out, n_in // groups, *window.kernel), weight_quantizer, simulate=True)
         self.n_in = n_in
@@ -174,13 +181,60 @@ class BinaryWeightConv2d(BinaryLayer):
 class BinaryWeightConv1d(BinaryWeightConv2d):
     """Convolution of sequences, (N, n_in, L), as images of one row.
 
-    Latent weights have shape (n_out, n_in / groups, 1, kernel); options are pairs as for
-    :class:`BinaryWeightConv2d`, (1, kernel), (1, stride) and (0, padding).
+    Latent weights have shape (n_out, n_in / groups, 1, kernel).
+
+    Parameters
+    ----------
+    n_in, n_out
+        Channels, multiples of ``groups``.
+    kernel, stride
+        Of the window, in steps of the sequence.
+    padding
+        Zeros at both ends.
+    groups, weight_quantizer
+        As for :class:`BinaryWeightConv2d`.
     """
+
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        *,
+        kernel: int,
+        stride: int = 1,
+        padding: int = 0,
+        groups: int = 1,
+        weight_quantizer: str | Quantizer = "ste_sign",
+    ) -> None:
+        super().__init__(
+            n_in,
+            n_out,
+            kernel=(1, kernel),
+            stride=(1, stride),
+            padding=(0, padding),
+            groups=groups,
+            weight_quantizer=weight_quantizer,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x``, shape (N, n_in, L), to (N, n_out, L')."""
         return super().forward(channels_last(x.unsqueeze(2))).squeeze(2)
+
+    @classmethod
+    def in_place_of(cls, layer: BinaryConv2d) -> "BinaryWeightConv1d":
+        """With the latent weights, the window and the quantizer of a ``BinaryConv1d``."""
+        window = layer.window
+        real = cls(
+            layer.n_in,
+            layer.n_out,
+            kernel=window.kernel[1],
+            stride=window.stride[1],
+            padding=window.padding[1],
+            groups=layer.groups,
+            weight_quantizer=layer.weight_quantizer,
+        )
+        real.latent_weight = layer.latent_weight
+        return real
 
 
 def binary_weight_layer(layer: nn.Module, name: str) -> nn.Module:

@@ -108,7 +108,7 @@ def partition(net: Network, layer: str, share: float) -> Network:
     """
     if not 0 <= share < 1:
         raise ValueError(f"share: expected 0 <= share < 1, got {share}; 1 is an int8 layer")
-    choices = [name for name, module in net.named_modules() if _is_partible(module)]
+    choices = _partible(net)
     if layer not in choices:
         raise ValueError(
             f"layer: expected one of {choices} (binary convolutions without groups), got {layer!r}"
@@ -126,9 +126,17 @@ def partition(net: Network, layer: str, share: float) -> Network:
     return parted
 
 
-def _is_partible(module: nn.Module) -> bool:
-    conv = convolution_of(module)
-    return type(conv) is BinaryConv2d and conv.groups == 1
+def _partible(net: nn.Module) -> list[str]:
+    """Names of what can be parted: a fused stage as a whole, not the convolution inside of it."""
+    found = []
+    inside: set[nn.Module] = set()
+    for name, module in net.named_modules():
+        conv = convolution_of(module)
+        if conv is not module:
+            inside.add(conv)
+        if type(conv) is BinaryConv2d and conv.groups == 1 and module not in inside:
+            found.append(name)
+    return found
 
 
 @torch.no_grad()

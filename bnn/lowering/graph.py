@@ -1,6 +1,7 @@
 """The traced graph of a network, with the library's layers and torch's as its nodes."""
 
 from collections.abc import Callable
+from inspect import signature
 from typing import Any, Final
 
 from torch import fx, nn
@@ -30,8 +31,8 @@ def trace(net: nn.Module) -> fx.Graph:
     Raises
     ------
     ValueError
-        If a value decides what is computed, so that there is no one graph; or a node has no integer
-        form: the layer is named.
+        If a value decides what is computed, so that there is no one graph; or a node or an option
+        of it has no integer form: the layer is named.
     """
     method = "logits" if hasattr(net, "logits") else "forward"
     try:
@@ -43,7 +44,9 @@ def trace(net: nn.Module) -> fx.Graph:
         ) from error
     modules = dict(net.named_modules())
     for node in graph.nodes:
-        lowering_of(node, modules)
+        name, _, lower = lowering_of(node, modules)
+        if lower is not None:
+            _check_arguments(name, node, lower)
     return graph
 
 
@@ -71,6 +74,20 @@ def lowering_of(
         return name, None, _found(name, target, f"Tensor.{node.target}")
     described = getattr(node.target, "__name__", str(node.target))
     return name, None, _found(name, node.target, described)
+
+
+def _check_arguments(name: str, node: fx.Node, lower: Callable[..., Any]) -> None:
+    """Refuse options that the lowering does not have, and tensors passed by name."""
+    found = signature(lower)
+    try:
+        found.bind(None, None, *node.args, **node.kwargs)
+    except TypeError as error:
+        known = ", ".join(list(found.parameters)[2:])
+        given = [f"{len(node.args)} by position", *(f"{key}=" for key in node.kwargs)]
+        raise ValueError(
+            f"{name}: expected arguments ({known}), got {', '.join(given)}; pass tensors by "
+            "position, and only options that have an integer form"
+        ) from error
 
 
 def _path(node: fx.Node) -> str:

@@ -17,6 +17,8 @@ from bnn.folding import (
     Integers,
     Link,
     PointTooFine,
+    Scaling,
+    affine,
     direction,
     fold_scale,
     fold_sign,
@@ -236,14 +238,7 @@ def as_stream(program: Program, value: Value, point: int) -> Value:
             scaling = fold_scale(head.chain, low, high, unit=head.unit, point=point)
         except PointTooFine as error:
             raise PointTooFine(f"{head.name}: {error}") from error
-        tensor = program.append(
-            head.name,
-            OpCode.SCALE,
-            tensor,
-            multiplier=program.constant(DType.I32, scaling.multiplier),
-            bias=program.constant(DType.I64, scaling.bias),
-            shift=scaling.shift,
-        )
+        tensor = _append_scale(program, head.name, tensor, scaling)
         value = replace(value, source=tensor, unit=np.full(value.dims[2], 2.0**-point))
     return tensor_value(program, value, tensor, 2.0**-point)
 
@@ -295,18 +290,10 @@ def maximum(
     stride: tuple[int, int],
     padding: tuple[int, int],
 ) -> Value:
-    """Largest value of every window, taken before the chain wherever it is monotone.
-
-    A channel whose chain falls gets negated weights first, so that it rises.
-    """
-    if not is_monotone(value.chain):
+    """Largest value of every window, taken before the chain wherever it is monotone."""
+    if not is_monotone(value.chain) or _is_pixels(program, value):
         value = as_stream(program, value, point)
-    falls = direction(value.chain, value.unit) < 0
-    if falls.any() and isinstance(value.source, Convolution):
-        unit = np.where(falls, -value.unit, value.unit)
-        value = replace(value, source=value.source.negated(falls), unit=unit)
-    elif falls.any() or _is_pixels(program, value):
-        value = as_stream(program, value, point)
+    value = _rising(program, value, point)
     source = value.source
     if isinstance(source, Convolution) and _joins_pool(source, window, stride, padding):
         height, width, n_channels = source.dims
@@ -324,6 +311,40 @@ def maximum(
         padding=padding,
     )
     return replace(value, source=out, dims=program.dims(out)).labelled(label)
+
+
+def _rising(program: Program, value: Value, point: int) -> Value:
+    """``value`` with integers whose greatest is that of the chain, in every channel.
+
+    Where the chain falls the weights change their sign. A pool that is a part of the convolution
+    has taken the greatest already: then it is the integers that do, by a SCALE, which is exact.
+    """
+    falls = direction(value.chain, value.unit) < 0
+    if not falls.any():
+        return value
+    unit = np.where(falls, -value.unit, value.unit)
+    if isinstance(value.source, Convolution) and value.source.pool == (1, 1):
+        return replace(value, source=value.source.negated(falls), unit=unit)
+    value, tensor = as_tensor(program, value)
+    if program.dtype(tensor) is not DType.I32 or _is_stream(program, value, tensor, point):
+        return as_stream(program, value, point)
+    low, high, _ = bounds(program, value)
+    turn = affine(len(falls), gamma=np.where(falls, -1.0, 1.0))
+    scaling = fold_scale((turn,), low, high, unit=1.0, point=0)
+    tensor = _append_scale(program, value.name, tensor, scaling)
+    return replace(value, source=tensor, unit=unit)
+
+
+def _append_scale(program: Program, name: str, tensor: int, scaling: Scaling) -> int:
+    """Append a SCALE of constants of its own; the tensor that it writes."""
+    return program.append(
+        name,
+        OpCode.SCALE,
+        tensor,
+        multiplier=program.constant(DType.I32, scaling.multiplier),
+        bias=program.constant(DType.I64, scaling.bias),
+        shift=scaling.shift,
+    )
 
 
 def _is_pixels(program: Program, value: Value) -> bool:

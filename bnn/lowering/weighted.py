@@ -70,8 +70,14 @@ def lower_int8_head(context: Context, layer: Int8Head, value: Value) -> Value:
 def lower_conv_norm(context: Context, layer: ConvNorm, value: Value) -> Value:
     """The three modules in a row."""
     conv: Any = layer.conv
-    lower: Callable[..., Value] = CONVOLUTIONS[type(conv)]
-    value = lower(_part(context, "conv"), conv, value)
+    part = _part(context, "conv")
+    if type(conv) not in CONVOLUTIONS:
+        known = ", ".join(kind.__name__ for kind in CONVOLUTIONS)
+        raise ValueError(
+            f"{part.name}: expected one of {known} in a ConvNorm, got {type(conv).__name__}; write "
+            "convolution, pool and normalisation one after the other"
+        )
+    value = CONVOLUTIONS[type(conv)](part, conv, value)
     if layer.pool > 1:
         value = max_pool(context, value, (layer.pool,) * 2, (layer.pool,) * 2, (0, 0))
     return context.value(lower_norm(_part(context, "norm"), layer.norm, value))

@@ -4,6 +4,7 @@ import torch
 
 import bnn
 from bnn.folding import (
+    Affine,
     Normalisation,
     PointTooFine,
     affine,
@@ -14,6 +15,7 @@ from bnn.folding import (
     knee,
     normalisation,
     saturated,
+    value_range,
 )
 from bnn.layers import BatchNorm, Int8Conv2d
 from kernels import OpCode
@@ -221,6 +223,73 @@ def test_only_normalisations_beyond_1024_deviations_saturate() -> None:
     assert saturated(chain, low * 1e-3, high * 0.1e-3) == chain
 
 
+def test_what_a_saturation_leaves_is_what_the_next_link_gets() -> None:
+    first, second = (
+        Normalisation(np.zeros(1), np.array([sigma]), np.ones(1), np.zeros(1))
+        for sigma in (1e-3, 1.0)
+    )
+    links = saturated((first, second), np.array([-7.0]), np.array([9.0]))
+    # 9 is 9000 deviations of the first, clipped to 1024, which the second can bear.
+    assert links[0] is first
+    assert links[-1] is second
+    assert len(links) == 2 + 2 * 3
+    assert evaluate(links, np.array([[-7.0], [0.5], [9.0]])).ravel().tolist() == [-1024, 500, 1024]
+
+
+def test_the_range_of_a_knee_has_its_turning_point() -> None:
+    low, high = np.array([-2.0, -2.0, 1.0]), np.array([4.0, -1.0, 4.0])
+    least, greatest = value_range((knee(3, -0.5),), low, high)
+    assert least.tolist() == [0.0, 0.5, 1.0]
+    assert greatest.tolist() == [4.0, 1.0, 4.0]
+
+
+class Wrong(Affine):
+    """Not monotone: some values fall out of line."""
+
+    wrong = (6.0,)
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        return np.where(np.isin(x, self.wrong), -1.0, super().__call__(x))
+
+
+@pytest.mark.parametrize("spacing", [1, 2])
+def test_every_threshold_is_compared_with_its_chain(spacing: int) -> None:
+    links = [kind(np.zeros(1), np.ones(1), np.ones(1), np.array([8.0])) for kind in (Affine, Wrong)]
+    bound = np.full(1, 10)
+    threshold, _ = fold_sign((links[0],), -bound, bound, spacing=spacing)
+    assert threshold.tolist() == [-8]
+    with pytest.raises(RuntimeError, match="a threshold differs from the chain that it replaces"):
+        fold_sign((links[1],), -bound, bound, spacing=spacing)
+
+
+def test_of_too_many_accumulators_the_ends_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    link = Wrong(np.zeros(1), np.ones(1), np.ones(1), np.array([8.0]))
+    bound = np.full(1, 3_000_000)
+    assert fold_sign((link,), -bound, bound)[0].tolist() == [-8]  # 6 is one of six million
+    monkeypatch.setattr(Wrong, "wrong", (3_000_000.0,))
+    with pytest.raises(RuntimeError, match="a threshold differs from the chain"):
+        fold_sign((link,), -bound, bound)
+
+
+def test_the_finest_shift_that_fits_is_taken() -> None:
+    ends = np.full(1, -9), np.full(1, 9)
+    plain = fold_scale((), *ends, unit=1.0, point=0)
+    assert (plain.shift, plain.multiplier.tolist()) == (30, [[1 << 30]])
+    small = fold_scale((affine(1, gamma=0.49, beta=0.75 * 2.0**-31),), *ends, unit=1.0, point=0)
+    assert (small.shift, small.bias.tolist()) == (31, [[1]])  # 0.75, rounded
+    assert small.multiplier.tolist() == [[round(0.49 * 2**31)]]
+    offset = fold_scale((affine(1, gamma=1e-3, beta=2.0**31),), *ends, unit=1.0, point=0)
+    assert (offset.shift, offset.bias.tolist()) == (30, [[1 << 61]])
+
+
+def test_a_mean_of_knees_is_no_scale_of_a_sum() -> None:
+    ends = np.full(1, -9), np.full(1, 9)
+    with pytest.raises(ValueError, match="expected one knee at most, got 1"):
+        fold_scale((knee(1, 0.0),), *ends, unit=1.0, point=4, window=4)
+    with pytest.raises(ValueError, match="expected one knee at most, got 2"):
+        fold_scale((knee(1, 0.0), knee(1, 0.5)), *ends, unit=1.0, point=4)
+
+
 def test_a_window_is_divided_out() -> None:
     scaling = fold_scale(
         (affine(1, beta=1.0),), np.zeros(1), np.full(1, 99), unit=1.0, point=4, window=9
@@ -234,10 +303,14 @@ def test_factors_that_fit_no_shift_are_refused() -> None:
         fold_scale((affine(1, gamma=1e9),), -bound, bound, unit=1.0, point=10)
 
 
-@pytest.mark.parametrize("case", ["variance", "shape"])
+@pytest.mark.parametrize("case", ["variance", "no variance", "shape"])
 def test_impossible_parameters_are_refused(case: str) -> None:
-    norm = BatchNorm(3)
-    if case == "variance":
+    norm = BatchNorm(3, eps=0.0 if case == "no variance" else 1e-5)
+    if case == "no variance":
+        norm.running_var[1] = 0.0
+        with pytest.raises(ValueError, match=r"expected positive variances, got 0\.0 with eps 0"):
+            normalisation(norm)
+    elif case == "variance":
         norm.running_var[1] = -1.0
         with pytest.raises(ValueError, match=r"expected positive variances, got -1\.0 with eps"):
             normalisation(norm)

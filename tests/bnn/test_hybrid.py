@@ -233,7 +233,12 @@ def test_real_inputs_of_plus_and_minus_one_give_the_binary_integers(
     line = BinaryConv1d(6, 9, kernel=kernel, stride=stride, groups=groups, border="zero")
     with torch.no_grad():
         line.latent_weight.copy_(binary.latent_weight[:, :, :1])
-    assert torch.equal(BinaryWeightConv1d.in_place_of(line)(bits[:, :, 0]), line(bits[:, :, 0]))
+    along = BinaryWeightConv1d.in_place_of(line)
+    assert torch.equal(along(bits[:, :, 0]), line(bits[:, :, 0]))
+    assert along.latent_weight.shape == (9, 6 // groups, 1, kernel)
+    assert along.window == line.window
+    with pytest.raises(ValueError, match="positive multiples of groups, got 6 and 9 with groups"):
+        BinaryWeightConv2d(6, 9, kernel=1, groups=4)
 
 
 def test_scaled_and_ternary_weights_keep_their_values() -> None:

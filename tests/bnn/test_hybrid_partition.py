@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from bnn.hybrid import PartitionedConv2d, channel_errors, partition
 from bnn.layers import BatchNorm, BinaryConv2d, Int8Conv2d, Int8Head, Sign
-from bnn.models import Classifier
+from bnn.models import Classifier, build_model
 from bnn.models.precision import Precision
 from bnn.quantizers import sign
 from kernels import Purpose, normal, uniform
@@ -102,3 +102,6 @@ def test_what_cannot_be_parted_is_refused(net: Small) -> None:
     with pytest.raises(ValueError, match=r"channels: expected 2 ascending numbers of 0 ... 4"):
         PartitionedConv2d(BinaryConv2d(2, 3, kernel=1), Int8Conv2d(2, 2, kernel=1), [4, 1])
     assert isinstance(net.conv, nn.Module)
+    fused = build_model("binary_conv_net", (8, 8, 1), 3, (4, 8))
+    with pytest.raises(ValueError, match=r"expected one of \['stages\.1'\].*got 'stages\.1\.conv'"):
+        partition(fused, "stages.1.conv", 0.5)

@@ -8,12 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import bnn
+from bnn.hybrid import BinaryWeightConv2d
 from bnn.layers import (
     BatchNorm,
     BinaryConv1d,
     BinaryConv2d,
     BinaryGRUCell,
     BinaryLinear,
+    ConvNorm,
     Int8Conv2d,
     Int8Head,
     RealConv2d,
@@ -80,6 +82,13 @@ class Knee(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(x, inplace=self.inplace)
+
+
+class PoolFunction(nn.Module):
+    """Max-pool as a function: its stride is the window unless it is given."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(F.max_pool2d(x, (2, 3), 1), 2)
 
 
 class Row(nn.Module):
@@ -156,6 +165,22 @@ EXACT = {
         Int8Head(11, 5),
     ],
     "concatenated_bits": [*stem(7), Sign(), Twice(7), *dense_head(12)],
+    "pools_in_a_row": [*stem(6, pool=2), nn.MaxPool2d(2), Sign(), Int8Head(6, 5, kernel=(2, 1))],
+    "pools_that_overlap": [
+        Int8Conv2d(3, 6, kernel=3),
+        nn.MaxPool2d((3, 2), 1),
+        BatchNorm(6),
+        Sign(),
+        Int8Head(6, 5, kernel=(5, 4)),
+    ],
+    "pool_function": [*stem(6), PoolFunction(), Sign(), Int8Head(6, 5, kernel=(4, 2))],
+    "pool_with_a_border": [
+        Int8Conv2d(3, 6, kernel=1),
+        nn.MaxPool2d((3, 2), (3, 2), (1, 1)),
+        BatchNorm(6),
+        Sign(),
+        Int8Head(6, 5, kernel=(3, 4)),
+    ],
 }
 # Networks with streams: their integers are rounded fixed-point numbers.
 STREAMS = {
@@ -184,6 +209,16 @@ STREAMS = {
     "pixels_pooled": [nn.MaxPool2d(2), nn.AvgPool2d(3, 1, 1), *stem(8), nn.ReLU(), *global_head(8)],
     "binary_logits": [*stem(6), Sign(), nn.Flatten(), BinaryLinear(378, 5), BatchNorm(5)],
     "float_norm_of_bits": [*stem(6), Sign(), BatchNorm(6), nn.ReLU(), *global_head(6)],
+    "int8_on_float_norm_of_bits": [
+        *[*stem(6), Sign(), BatchNorm(6), Int8Conv2d(6, 7, kernel=3), BatchNorm(7)],
+        *global_head(7),
+    ],
+    "sign_of_float_norm_of_bits": [*stem(6), Sign(), BatchNorm(6), *dense_head(6)],
+    "pool_behind_a_turning_knee": [*stem(8), nn.PReLU(8), nn.MaxPool2d(2), *global_head(8)],
+    "pool_of_a_falling_stream": [
+        *[*stem(8), Residual(8), BatchNorm(8), nn.MaxPool2d(2)],
+        *global_head(8),
+    ],
 }
 SEQUENCES = [
     *[Int8Conv2d(6, 10, kernel=(1, 3), padding=(0, 1)), BatchNorm(10), Row(), Sign()],
@@ -211,7 +246,7 @@ def test_bits_are_those_of_the_float_network(name: str) -> None:
     assert found.n_bit_mismatches == 0
     assert found.class_agreement == 1.0
     codes = {op.code for op in integer_net.model.ops}
-    assert name == "concatenated_bits" or OpCode.SCALE not in codes
+    assert (OpCode.SCALE in codes) == (name in ("concatenated_bits", "pools_in_a_row"))
 
 
 @pytest.mark.parametrize("name", STREAMS)
@@ -317,12 +352,20 @@ class Product(nn.Module):
             "0: expected a quantizer with the levels -1 and \\+1, got SteTern with 3 levels",
         ),
         ([BinaryConv2d(3, 5, kernel=3)], "0: expected ±1 from .*; put a Sign"),
+        (
+            [*stem(6), Sign(), BatchNorm(6), BinaryConv2d(6, 5, kernel=1)],
+            "4: expected ±1 from 3; put a Sign",
+        ),
         ([*stem(6), Sign(), Int8Head(6, 5, kernel=(2, 2))], "3: expected activations of"),
         ([*stem(6), Sign(), BinaryConv2d(7, 5, kernel=1)], "3: expected 7 channels, got 6"),
         ([*stem(6), nn.Flatten(), nn.BatchNorm1d(6 * 63)], "3: expected a normalisation before"),
         ([*stem(6)], "output: expected logits"),
         ([nn.AvgPool2d(2, ceil_mode=True)], "0: expected whole windows"),
         ([nn.AdaptiveAvgPool2d(2)], "0: expected output size 1"),
+        (
+            [*stem(6), Sign(), ConvNorm(BinaryWeightConv2d(6, 5, kernel=1), 5)],
+            r"3\.conv: expected one of BinaryConv2d, .* got BinaryWeightConv2d",
+        ),
     ],
 )
 def test_what_has_no_integer_form_is_refused_by_name(layers, message: str) -> None:

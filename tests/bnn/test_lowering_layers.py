@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 import bnn
 from bnn.hybrid import (
+    BinaryWeightConv1d,
     BinaryWeightConv2d,
     BinaryWeightLinear,
     PartitionedConv2d,
@@ -33,8 +34,21 @@ SHAPE = (6, 5, 3)
 
 
 class Mean(nn.Module):
+    """Mean of all positions, of images or sequences."""
+
+    def __init__(self, *, keepdim: bool = False, rank: int = 4) -> None:
+        super().__init__()
+        self.keepdim, self.dim = keepdim, tuple(range(2, rank))
+
     def forward(self, x: Tensor) -> Tensor:
-        return x.mean((2, 3))
+        return x.mean(self.dim, keepdim=self.keepdim)
+
+
+class Row(nn.Module):
+    """An image of one row as a sequence."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(2)
 
 
 def net_of(*layers: nn.Module, seed: int = 1) -> nn.Sequential:
@@ -148,6 +162,68 @@ def test_dense_layer_of_real_activations() -> None:
     found = bnn.agreement(net, integer_net, images)
     assert found.class_agreement == 1.0
     assert found.n_bit_mismatches == 0
+
+
+SEQUENCES = {
+    "stream": [nn.Hardtanh(), BinaryWeightConv1d(8, 6, kernel=3, padding=1), BatchNorm(6)],
+    "groups": [ShiftedReLU(8), BinaryWeightConv1d(8, 6, kernel=3, stride=2, groups=2)],
+    "scaled": [nn.ReLU(), BinaryWeightConv1d(8, 6, kernel=2, weight_quantizer="magnitude_aware")],
+    "bits": [Sign(), BinaryWeightConv1d(8, 6, kernel=3, padding=2), nn.MaxPool1d(2), BatchNorm(6)],
+}
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_convolutions_of_sequences_with_real_activations(name: str) -> None:
+    net = net_of(Row(), *SEQUENCES[name], Mean(rank=3), Int8Head(6, 5))
+    shape = (1, 11, 3)
+    integer_net = bnn.integerize(net, input_shape=shape)
+    images = images_of(shape, 30)
+    assert_twins_agree(integer_net, images)
+    found = bnn.agreement(net, integer_net, images)
+    assert found.class_agreement == 1.0
+    assert found.n_bit_mismatches == 0
+    assert all(layer.rms * layer.unit < 1e-3 for layer in found.layers)
+    expected = OpCode.CONV_B1_I8 if name == "bits" else OpCode.CONV_I32
+    assert integer_net.model.ops[[*integer_net.names].index("4")].code is expected
+
+
+def test_relu6_is_a_clip_to_0_and_6() -> None:
+    net = net_of(nn.ReLU6(), Int8Head(8, 5, kernel=(6, 5)))
+    with torch.no_grad():
+        net[1].weight.mul_(40)  # values far beyond both knees
+    images = images_of(SHAPE, 30)
+    integer_net = bnn.integerize(net, input_shape=SHAPE)
+    assert_twins_agree(integer_net, images)
+    values = integer_net.activations(images)[-2]
+    unit = integer_net.outputs[-2].unit
+    assert (values.min(), values.max() * unit) == (0, 6.0)
+    with torch.no_grad():
+        exact = net[:3](torch.from_numpy(images).permute(0, 3, 1, 2) / 256).permute(0, 2, 3, 1)
+    assert 0.1 < float((exact == 6).float().mean()) < 0.9
+    # A unit of the stream for each of the two roundings, and float32 beside it.
+    assert np.abs(values * unit - exact.numpy()).max() <= unit + 1e-5
+    assert bnn.agreement(net, integer_net, images).class_agreement == 1.0
+
+
+def test_a_mean_that_keeps_its_axes_may_be_convolved() -> None:
+    images = images_of(SHAPE, 30)
+    tail = [Int8Conv2d(8, 6, kernel=1), BatchNorm(6), nn.ReLU(), nn.Flatten(), Int8Head(6, 5)]
+    net = net_of(Mean(keepdim=True), *tail)
+    integer_net = bnn.integerize(net, input_shape=SHAPE)
+    assert_twins_agree(integer_net, images)
+    found = bnn.agreement(net, integer_net, images)
+    assert found.class_agreement == 1.0
+    assert all(layer.rms * layer.unit < 1e-3 for layer in found.layers)
+    without = net_of(Mean(), *tail)
+    with pytest.raises(ValueError, match=r"3: expected 4 axes, got 2 from 2\.mean"):
+        bnn.integerize(without, input_shape=SHAPE)
+    sequence = net_of(
+        Row(), Mean(keepdim=True, rank=3), BinaryWeightConv1d(8, 5, kernel=1), nn.Flatten()
+    )
+    found = bnn.agreement(
+        sequence, bnn.integerize(sequence, input_shape=(1, 11, 3)), images_of((1, 11, 3), 30)
+    )
+    assert found.class_agreement == 1.0
 
 
 @pytest.mark.parametrize("border", ["minus_one", "zero"])
