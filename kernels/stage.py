@@ -154,9 +154,10 @@ class Stage:
         arrays = {"images": images, "weights": self._columns(weights)}
         operands = {**arrays, "coefficients": np.stack([scale, shift])}
         bound, out, within = self._outputs(len(images), clip, packed)
+        target = _target()
 
         def run(begin: int, end: int) -> None:
-            call = _Call(self, {**operands})
+            call = _Call(self, target, {**operands})
             scratch = self._scratch(call)
             call.run("bsk_stage_normalise_reals", begin, end, bound, *_places(out, within))
             del scratch
@@ -195,9 +196,10 @@ class Stage:
         arrays: dict[str, NDArray[Any] | None]
         arrays = {**_named(sums), "coefficients": np.stack([scale, shift])}
         bound, out, within = self._outputs(len(sums), clip, packed)
+        target = _target()
 
         def run(begin: int, end: int) -> None:
-            call = _Call(self, arrays)
+            call = _Call(self, target, arrays)
             call.run("bsk_stage_normalise", begin, end, bound, *_places(out, within))
 
         run_ranges(run, sums.size // self.n_out, grain=64)
@@ -341,7 +343,7 @@ class Stage:
         return run
 
     def _scratch(self, call: "_Call") -> NDArray[np.uint8]:
-        n_bytes = _target().library.call("bsk_stage_scratch", call.array)
+        n_bytes = call.target.library.call("bsk_stage_scratch", call.array)
         scratch = np.empty(n_bytes, np.uint8)
         call.put("scratch", scratch)
         return scratch
@@ -361,9 +363,15 @@ _ARRAYS = (
 
 
 class _Call:
-    """One ``bs_stage``; its arrays live as long as this does."""
+    """One ``bs_stage``; its arrays live as long as this does.
 
-    def __init__(self, stage: Stage, arrays: dict[str, NDArray[Any] | None]) -> None:
+    The target is the caller's: in a thread of the pool no back end is forced.
+    """
+
+    def __init__(
+        self, stage: Stage, target: KernelTarget, arrays: dict[str, NDArray[Any] | None]
+    ) -> None:
+        self.target = target
         pairs = (stage.size, stage.kernel, stage.stride, stage.padding)
         out, full = stage.out_size(), stage.full_size()
         numbers = [stage.channels, stage.n_out, *(n for pair in pairs for n in pair)]
@@ -383,8 +391,7 @@ class _Call:
 
     def run(self, name: str, begin: int, end: int, *rest: Any) -> None:
         """Call a function of ``c/host/stage.c`` on a range."""
-        target = _target()
-        target.library.call(name, target.code, self.array, begin, end, *rest)
+        self.target.library.call(name, self.target.code, self.array, begin, end, *rest)
 
 
 def _in_ranges(
@@ -396,10 +403,11 @@ def _in_ranges(
 ) -> dict[str, NDArray[Any]]:
     """Run on ranges of images or pixels; what is summed over them is summed in their order."""
     parts: dict[int, dict[str, NDArray[Any]]] = {}
+    target = _target()
 
     def run_part(begin: int, end: int) -> None:
         part = {name: np.zeros_like(total) for name, total in totals.items()}
-        run(_Call(stage, {**arrays, **part}), begin, end)
+        run(_Call(stage, target, {**arrays, **part}), begin, end)
         parts[begin] = part
 
     run_ranges(run_part, n)
