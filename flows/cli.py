@@ -200,9 +200,10 @@ def main() -> None:
     from flows.exits import exit_code_of
 
     try:
-        app()
+        code = app(standalone_mode=False)
     except (Exception, KeyboardInterrupt) as error:
-        sys.exit(exit_code_of(error))
+        code = exit_code_of(error)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

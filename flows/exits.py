@@ -6,7 +6,9 @@ import tempfile
 import traceback
 from enum import IntEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
+
+import typer
 
 if TYPE_CHECKING:
     from workers.storage import Json
@@ -46,11 +48,15 @@ def raise_on_mismatch(result: "dict[str, Json]") -> None:
             )
 
 
+_UsageError: Final = typer.BadParameter.__mro__[1]
+"""What click raises; typer may have a copy of click of its own."""
 _STORAGE_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT)
 
 
 def exit_code_of(error: BaseException) -> ExitCode:
     """Print one line for ``error`` and return the exit code; unknown errors leave a log file."""
+    if isinstance(error, _UsageError):
+        return _explain_usage(error)
     code = _classify(error)
     if code is ExitCode.INTERRUPTED:
         _say("interrupted")
@@ -69,6 +75,17 @@ def exit_code_of(error: BaseException) -> ExitCode:
         line = f"{type(error).__name__}: {line} (the whole story: {Path(log.name)})"
     _say(line)
     return code
+
+
+def _explain_usage(error: Any) -> ExitCode:
+    """One line for an option or argument that was refused; without any, the help."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return ExitCode.BAD_INPUT
+    line = " ".join(error.format_message().split()).rstrip(".")
+    command = error.ctx.command_path if error.ctx else "bitspin"
+    _say(f"{line[:1].lower()}{line[1:]}; see {command} -h")
+    return ExitCode.BAD_INPUT
 
 
 def _say(line: str) -> None:

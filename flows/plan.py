@@ -22,6 +22,7 @@ from workers.identity import machine_arithmetic, run_key
 from workers.splits import stratified_split
 from workers.steps import steps_of
 from workers.storage import Json, read_json, write_bytes, write_json
+from workers.train_bnn import check_network
 from workers.train_rbm import unit_grid
 
 _FREE_BYTES = 300 * 2**20  # checkpoints, pictures and libraries of one run, with room to spare
@@ -76,10 +77,21 @@ def make_plan(config: RunConfig, forced_key: str | None = None) -> Plan:
         What to train and where.
     forced_key
         Continue the run of this key although code or machine have changed since.
+
+    Raises
+    ------
+    DataError
+        If the data cannot be used.
+    ConfigError
+        If the classifier cannot be built or trained for them.
     """
     started = time.monotonic()
     data = load_data(config)
     seconds = round(time.monotonic() - started, 3)
+    try:
+        check_network(config, data)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     arithmetic = machine_arithmetic(config.threads_per_worker, config.device)
     tree = canonical(config)
     # The digest stands for the data: the same bytes found elsewhere are the same run.

@@ -92,7 +92,7 @@ def train_command(request: Request, *, fresh: bool, dry_run: bool, as_json: bool
 
 
 def list_command(*, as_json: bool) -> None:
-    """List the recipes of the zoo."""
+    """List the recipes of the zoo, a line each in 80 columns."""
     from bnn.zoo import ZOO
 
     if as_json:
@@ -101,13 +101,14 @@ def list_command(*, as_json: bool) -> None:
         return
     table = Table("recipe", "data", "model", "epochs", "expected accuracy", box=None)
     for recipe in ZOO.values():
-        widths = "-".join(map(str, recipe.widths))
         expected = recipe.expected_accuracy
         table.add_row(
             recipe.name,
             recipe.data,
-            f"{recipe.model} {widths}".strip(),
+            recipe.model,
             count(recipe.training.epochs) if recipe.training.epochs else "by the data",
             "not yet measured" if expected is None else percent(expected, recipe.expected_spread),
         )
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    console.print(" Widths and all options of the training: --list --json", highlight=False)

@@ -1,12 +1,16 @@
 """The five rooms come from one place and keep to themselves."""
 
+import re
 import subprocess
 import sys
+import tarfile
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[1]
 ROOMS = ("flows", "workers", "bnn", "rbm", "kernels")
 FORBIDDEN = ("ray", "prefect", "pydantic", "sklearn", "cupy", "matplotlib", "scipy")
 
@@ -55,3 +59,33 @@ def test_importing_kernels_starts_no_gpu() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "False"
+
+
+@pytest.fixture(scope="module")
+def source_archive(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """Names of the files of the source distribution, from its folder on."""
+    if find_spec("hatchling") is None:
+        pytest.skip("hatchling is missing: pip install hatchling")
+    folder = tmp_path_factory.mktemp("sdist")
+    script = f"from hatchling.build import build_sdist; build_sdist({str(folder)!r})"
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, check=True)
+    (archive,) = folder.glob("bitspin-*.tar.gz")
+    with tarfile.open(archive) as files:
+        return {name.partition("/")[2] for name in files.getnames()}
+
+
+def test_a_source_archive_has_the_guides_that_its_tests_read(source_archive: set[str]) -> None:
+    guides = {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
+    assert guides >= {"docs/bnn.md", "docs/features.md", "docs/performance.md"}
+    assert source_archive >= guides
+    assert source_archive >= {"tests/test_features.py", "pyproject.toml", "hatch_build.py"}
+    assert not [name for name in source_archive if ".venv" in name or "__pycache__" in name]
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{n}.md" for n in ("bnn", "performance"))])
+def test_a_source_archive_has_what_its_pages_show(source_archive: set[str], page: str) -> None:
+    text = (ROOT / page).read_text()
+    folder = Path(page).parent
+    targets = {str(folder / link) for link in re.findall(r"\]\(([\w/-]+\.\w+)\)", text)}
+    assert targets
+    assert sorted(targets - source_archive) == []

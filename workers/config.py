@@ -43,6 +43,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
             raise ValueError(f"split: expected {' or '.join(SPLITS)}, got {self.split!r}")
+        if not 0 <= self.seed < 1 << 64:
+            raise ValueError(f"seed: expected 0 <= seed < 2**64, got {self.seed}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

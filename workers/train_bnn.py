@@ -13,9 +13,10 @@ import bnn
 from bnn.models import Classifier, build_model
 from bnn.training import Gather, TrainConfig
 from workers.checkpoints import Checkpoint
-from workers.config import RunConfig
+from workers.config import ClassifierConfig, RunConfig
 from workers.context import Outcome, RunContext, upstream
 from workers.device import training_device
+from workers.image_data import ImageData
 from workers.scalars import Scalars, scalars_directory
 from workers.storage import Json
 from workers.training import checkpoint_store, learning_curve, train
@@ -23,14 +24,38 @@ from workers.training import checkpoint_store, learning_curve, train
 _MAX_GROUP_FAILURES = 3
 
 
+def check_network(config: RunConfig, data: ImageData) -> None:
+    """Refuse a network that cannot be built or trained for the data; nothing is allocated.
+
+    Raises
+    ------
+    ValueError
+        Naming the key of the configuration.
+    """
+    n_samples, n_shards = len(data.train_labels), config.bnn.n_shards
+    if n_samples < 2 * n_shards:
+        raise ValueError(
+            f"bnn.n_shards: expected two of the {n_samples} training images per shard or more, "
+            f"got {n_shards} shards"
+        )
+    try:
+        with torch.device("meta"):
+            _network(config.bnn, data, full_precision=False)
+    except ValueError as error:
+        raise ValueError(f"bnn.model {config.bnn.model}: {error}") from error
+
+
 def build_network(context: RunContext, *, full_precision: bool) -> Classifier:
     """Untrained network for the run's data."""
-    config = context.config.bnn
-    height, width, channels = context.data.train_images.shape[1:]
+    return _network(context.config.bnn, context.data, full_precision=full_precision)
+
+
+def _network(config: ClassifierConfig, data: ImageData, *, full_precision: bool) -> Classifier:
+    height, width, channels = data.train_images.shape[1:]
     return build_model(
         config.model,
         (height, width, channels),
-        len(context.data.label_names),
+        len(data.label_names),
         config.widths or None,
         seed=config.seed,
         full_precision=full_precision,

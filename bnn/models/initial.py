@@ -22,12 +22,12 @@ def initialise(net: nn.Module, seed: int) -> None:
     Parameters
     ----------
     net
-        Changed in place.
+        Changed in place; on torch's device "meta" it has shapes only, and nothing is drawn.
     seed
         64 bits, of stream 0 of the project's random numbers.
     """
     for number, (name, parameter) in enumerate(net.named_parameters()):
-        if parameter.dim() < 2:
+        if parameter.dim() < 2 or parameter.is_meta:
             continue
         words = uniform(seed, Purpose.INITIAL_WEIGHTS, parameter.numel(), index=number)[0]
         limit = (6.0 / parameter[0].numel()) ** 0.5

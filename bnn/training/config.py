@@ -41,7 +41,8 @@ class TrainConfig:
     minutes: float | None = None
     """Training time instead of epochs: a few timed steps at the start turn it into steps."""
     batch_size: int | None = None
-    """Images per step, a multiple of n_shards; None: 128, or 64 below 10,000 images."""
+    """Images per step, a multiple of n_shards; None: 128, or 64 below 10,000 images, and two per
+    shard or more."""
     n_shards: int = 2
     """Logical shards per batch: the largest useful number of workers. Part of the result."""
     learning_rate: float = 0.005
@@ -111,7 +112,8 @@ class TrainConfig:
 
         Small data need more steps, not larger ones; data smaller than a batch are one batch.
         """
-        wanted = self.batch_size or (_SMALL_BATCH if n_samples < _FEW_IMAGES else _BATCH)
+        usual = _SMALL_BATCH if n_samples < _FEW_IMAGES else _BATCH
+        wanted = self.batch_size or max(usual, 2 * self.n_shards)
         return min(wanted, n_samples) // self.n_shards * self.n_shards
 
 

@@ -211,6 +211,8 @@ def test_recommended_epochs(n_samples: int, epochs: int) -> None:
         (bnn.TrainConfig(n_shards=3), 60_000, 2, 126),
         (bnn.TrainConfig(epochs=7, batch_size=32), 60_000, 7, 32),
         (bnn.TrainConfig(), 5, 40, 4),
+        (bnn.TrainConfig(n_shards=33), 1347, 40, 66),  # two per shard, or nothing has a variance
+        (bnn.TrainConfig(n_shards=100), 250, 40, 200),
     ],
 )
 def test_what_is_not_given_follows_from_the_amount_of_data(

@@ -93,6 +93,8 @@ BAD_INPUT = {
     "no run to resume": (["resume", "latest"], "found none"),
     "no run to export": (["export", "latest"], "found none"),
     "unknown set": (["data", "get", "nothing"], "nothing"),
+    "unknown command": (["trian"], "no such command 'trian'"),
+    "nothing to predict with": (["predict"], "missing argument 'MODEL'; see "),
 }
 
 
@@ -107,6 +109,14 @@ def test_bad_input_is_one_line_and_exit_code_2(bitspin, case: str) -> None:  # t
     assert lines[0].startswith("bitspin: ")
     assert words in lines[0]
     assert time.monotonic() - started < 30
+
+
+def test_a_group_without_a_command_shows_its_help(bitspin) -> None:  # type: ignore[no-untyped-def]
+    code, out, err = bitspin("train")
+    assert code in (0, 2)  # click has changed its mind
+    assert "Train one kind of model alone" in out + err
+    assert "bnn" in out + err
+    assert "bitspin: " not in out + err
 
 
 def test_a_corrupt_data_file_is_named_with_its_hash(

@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from rich.console import Console
 
 from bnn.zoo import ZOO
@@ -109,6 +111,22 @@ BAD_INPUT = {
     "unknown split": (["--set", "data.split=random"], "expected given or stratified"),
     "unknown job": (["--set", "job=rbm"], "expected everything or bnn, got 'rbm'"),
     "two lengths": (["--set", "bnn.epochs=1", "--set", "bnn.steps=2"], "expected one of them"),
+    "no epochs": (["--set", "bnn.epochs=0"], "bnn.epochs: expected 1 or more, got 0"),
+    "half an epoch": (["--set", "bnn.epochs=1.5"], "bnn.epochs: input should be a valid integer"),
+    "no seeds": (["--seeds", "0"], "'--seeds': Input should be greater than or equal to 1; see"),
+    "negative seed": (["--seed", "-1"], "'--seed'"),
+    "a seed too large": (["--set", f"data.seed={2**64}"], "data.seed: expected 0 <= seed < 2**64"),
+    "unknown option": (["--epochs", "3"], "no such option: --epochs"),
+    "option without value": (["--recipe"], "option '--recipe' requires an argument; see"),
+    "a folder too much": (["a.toml", "b"], "unexpected extra argument"),
+    "widths of another model": (
+        ["--recipe", "digits-mlp", "--set=bnn.model=react_mobilenet", "--set=bnn.widths=[8,12]"],
+        "bnn.model react_mobilenet: widths: expected a block to keep 8 channels",
+    ),
+    "model of other data": (
+        ["--set", "data.name=digits", "--set", "bnn.model=keyword_spotter"],
+        "bnn.model keyword_spotter: input_shape: expected (1, T, F)",
+    ),
     "missing data": (["--recipe", "fsdd-keywords"], "fsdd-recordings.tar.xz"),
 }
 
@@ -119,11 +137,95 @@ def test_bad_input_is_one_line_and_exit_code_2(
 ) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.delenv("BITSPIN_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("flows.execute._run_flow", lambda *_, **__: pytest.fail("it was started"))
     arguments, words = BAD_INPUT[case]
     code, out, err = bitspin(*arguments)
     assert (code, out) == (2, "")
     assert err.count("\n") == 1
     assert err.startswith("bitspin: ")
+    assert words in err
+
+
+def archive(folder: Path, **arrays: object) -> Path:
+    np.savez(folder / "a.npz", **arrays)  # type: ignore[arg-type]
+    return folder / "a.npz"
+
+
+def table(folder: Path, rows: list[str]) -> Path:
+    (folder / "a.csv").write_text("\n".join(rows))
+    return folder / "a.csv"
+
+
+def labelled(folder: Path, labels: NDArray[np.generic]) -> Path:
+    return archive(folder, images=IMAGES[: len(labels)], labels=labels)
+
+
+def parts(folder: Path, test_labels: NDArray[np.generic]) -> Path:
+    train = {"train_images": IMAGES, "train_labels": CLASSES}
+    return archive(folder, **train, test_images=IMAGES, test_labels=test_labels)
+
+
+CLASSES = np.arange(60) % 3
+IMAGES = np.zeros((60, 8, 8), np.uint8)
+ROWS = [f"{n},{n % 7},{'ab'[n % 2]}" for n in range(40)]
+BAD_DATA = {
+    "labels as floats": (lambda p: labelled(p, CLASSES / 1.0), "got float64 (60,)"),
+    "labels one-hot": (lambda p: labelled(p, np.eye(3)[CLASSES]), "got float64 (60, 3)"),
+    "labels of other length": (
+        lambda p: archive(p, images=IMAGES, labels=CLASSES[:50]),
+        "got int64 (50,)",
+    ),
+    "one class": (lambda p: labelled(p, CLASSES * 0), "at least 2 classes, got 1 (0)"),
+    "fewer rows than classes": (
+        lambda p: labelled(p, np.arange(5)),
+        "at least 10 rows or images per class to train on, got 1 of class '0' (5 classes)",
+    ),
+    "other keys": (
+        lambda p: archive(p, x=IMAGES, y=CLASSES),
+        "expected arrays images, labels or train_images, train_labels, test_images, test_labels, "
+        "got x, y",
+    ),
+    "negative test label": (
+        lambda p: parts(p, -CLASSES),
+        "expected test labels among 0, 1, 2, got '-1'",
+    ),
+    "test label out of range": (
+        lambda p: parts(p, CLASSES + 1),
+        "expected test labels among 0, 1, 2, got '3'",
+    ),
+    "images as floats": (
+        lambda p: archive(p, images=IMAGES / 255, labels=CLASSES),
+        "got float64 (60, 8, 8, 1); convert them to uint8",
+    ),
+    "NaN in a column": (
+        lambda p: table(p, [*ROWS[:5], "1,NaN,a", *ROWS[5:]]),
+        "a.csv line 6: expected a finite number in column 2, got 'NaN'",
+    ),
+    "nothing in a column": (
+        lambda p: table(p, [*ROWS, "1,,a"]),
+        "a.csv line 41: expected a finite number in column 2, got ''",
+    ),
+    "one class of a table": (
+        lambda p: table(p, [f"{n},1,a" for n in range(40)]),
+        "at least 2 classes, got 1 (a)",
+    ),
+    "floats as labels of a table": (
+        lambda p: table(p, [f"1,{n},{n / 8}" for n in range(40)]),
+        "got 1 of class '0.0' (40 classes)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_DATA)
+def test_bad_data_are_one_line_and_exit_code_2(
+    bitspin, case: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr("flows.execute._run_flow", lambda *_, **__: pytest.fail("it was started"))
+    write, words = BAD_DATA[case]
+    code, out, err = bitspin("--data", str(write(tmp_path)))
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert err.startswith(f"bitspin: {tmp_path}")
     assert words in err
 
 
@@ -137,6 +239,27 @@ def test_it_explains_itself_and_lists_the_recipes(bitspin) -> None:  # type: ign
     code, out, _ = bitspin("--list")
     assert code == 0
     assert all(name in out for name in ZOO)
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_the_list_has_one_line_per_recipe(
+    bitspin, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv("COLUMNS", str(columns))
+    _, out, _ = bitspin("--list")
+    header, *rows, hint = out.splitlines()
+    assert max(map(len, out.splitlines())) <= 80
+    assert header.split() == ["recipe", "data", "model", "epochs", "expected", "accuracy"]
+    found = [tuple(row.split()[:4]) for row in rows]
+    assert found == [
+        (name, recipe.data, recipe.model, str(recipe.training.epochs))
+        for name, recipe in ZOO.items()
+    ]
+    assert rows[0].endswith("97.87 ± 0.91 %".ljust(18))
+    assert [row.rstrip().endswith("not yet measured") for row in rows] == [
+        recipe.expected_accuracy is None for recipe in ZOO.values()
+    ]
+    assert hint.strip() == "Widths and all options of the training: --list --json"
 
 
 def test_a_dry_run_names_the_steps_of_this_job_alone(bitspin) -> None:  # type: ignore[no-untyped-def]

@@ -15,7 +15,13 @@ from workers.datasets import load
 from workers.records import save_record
 from workers.scalars import scalars_directory
 from workers.steps import do_step
-from workers.train_bnn import build_network, published_network, teachers, training_of
+from workers.train_bnn import (
+    build_network,
+    check_network,
+    published_network,
+    teachers,
+    training_of,
+)
 
 
 def context(run_dir: Path, *, tensorboard: bool = False, **bnn: object) -> RunContext:
@@ -55,6 +61,23 @@ def test_the_configuration_decides_the_network(tmp_path: Path) -> None:
 def test_a_bad_choice_is_named_with_the_nearest(name: str, value: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ClassifierConfig(**{name: value})  # type: ignore[arg-type]
+
+
+def test_a_network_that_does_not_fit_the_data_is_refused_before_it_is_built() -> None:
+    digits = load("digits")
+
+    def check(**options: object) -> None:
+        check_network(RunConfig(bnn=ClassifierConfig(**options)), digits)  # type: ignore[arg-type]
+
+    with pytest.raises(ValueError, match=r"bnn\.model keyword_spotter: .*got \(8, 8, 1\)"):
+        check(model="keyword_spotter")
+    with pytest.raises(ValueError, match=r"bnn\.model react_mobilenet: widths: .* got 12"):
+        check(model="react_mobilenet", widths=(8, 12))
+    n = len(digits.train_labels)
+    with pytest.raises(ValueError, match=rf"bnn\.n_shards: expected two of the {n} .* got {n} sh"):
+        check(n_shards=n)
+    check(n_shards=n // 2, model="binary_mlp", widths=(1_000_000,) * 2)  # would be 4 TB
+    check()
 
 
 def test_the_twin_is_not_taught_and_has_no_bits_to_flip() -> None:
